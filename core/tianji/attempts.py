@@ -1,0 +1,331 @@
+"""The attempt loop: the one place that retries, fails over and falls back.
+
+For one call: rank the group's deployments, try the first, and on a failure that another attempt can mend go on: to the
+next healthy deployment at once, to the same one after a pause. When the group has nothing more to give, the `fallback`
+hooks and then the configuration's `fallbacks` name other groups. What bounds it all: the call's deadline, the number of
+retries, `max_fallbacks`, and a retry budget over all calls, so that an outage is not multiplied.
+
+Nothing here runs once the first byte has left: a provider returns a stream only after its first event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from time import monotonic, time
+
+import msgspec
+
+from tianji.config.schema import RouterSettings
+from tianji.errors import (
+    BadCredentials,
+    ContentPolicy,
+    ContextWindow,
+    Failure,
+    NoDeployment,
+    Overloaded,
+    TianjiError,
+    Timeout,
+    UnknownModel,
+)
+from tianji.health import Health
+from tianji.model import Attempt, Call, Cost, Deployment, Entry, Reply, Usage
+from tianji.pricing import bound
+from tianji.registry import Hooks
+from tianji.router import Group, Router
+from tianji.services import Ledger
+
+logger = logging.getLogger("tianji.attempts")
+
+MAX_WAIT = 60.0
+"""A provider that asks for more patience than this is not waited for."""
+DEFAULT_OUTPUT = 4096
+"""Tokens that a reservation assumes where neither the request nor the model says."""
+
+
+class RetryBudget:
+    """How many retries all calls together may still make: 20 % of first attempts, a little at once, slowly more.
+
+    Only retries that go to a deployment in doubt are counted; going on to a healthy one hurts nobody.
+    """
+
+    __slots__ = ("_at", "cap", "denied", "rate", "tokens")
+
+    def __init__(self, *, rate: float = 0.19, cap: float = 20.0) -> None:
+        self.rate = rate
+        self.cap = cap
+        self.tokens = cap
+        self.denied = 0
+        self._at = monotonic()
+
+    def earn(self) -> None:
+        self.tokens = min(self.cap, self.tokens + self.rate)
+
+    def spend(self) -> bool:
+        now = monotonic()
+        self.tokens = min(self.cap, self.tokens + 0.1 * (now - self._at))
+        self._at = now
+        if self.tokens < 1.0:
+            self.denied += 1
+            return False
+        self.tokens -= 1.0
+        return True
+
+
+class Charge:
+    """The open reservation of a running attempt, and what the record will need of it."""
+
+    __slots__ = ("cost", "deployment", "entry_id", "number", "settled", "started")
+
+    def __init__(self, deployment: Deployment, number: int, entry_id: str) -> None:
+        self.deployment = deployment
+        self.number = number
+        self.entry_id = entry_id
+        self.started = monotonic()
+        self.settled = False
+        self.cost: Cost | None = None
+
+
+class Attempts:
+    """The loop for one configuration."""
+
+    def __init__(
+        self, *, router: Router, health: Health, hooks: Hooks, ledger: Ledger, settings: RouterSettings,
+        budget: RetryBudget,
+    ) -> None:  # fmt: skip
+        self.router = router
+        self.health = health
+        self.hooks = hooks
+        self.ledger = ledger
+        self.settings = settings
+        self.budget = budget
+
+    async def run(self, call: Call) -> Reply:
+        """The reply, or the failure of the model group that was asked for."""
+        tried: list[Deployment] = []
+        self.budget.earn()
+        try:
+            ranked = await self._ranked(call, call.model)
+            return await self._try(call, ranked, tried)
+        except Failure as failure:
+            first = failure
+        if not first.falls_back or call.options.get("disable_fallbacks"):
+            raise first
+        targets = iter(self._targets(call, first))
+        failure = first
+        while call.fallbacks < self.settings.max_fallbacks and call.deadline > monotonic():
+            offered = await self._offered(call, failure, tried, targets)
+            if not offered:
+                break
+            call.fallbacks += 1
+            try:
+                return await self._try(call, offered, tried)
+            except Failure as another:
+                failure = another
+                if not failure.falls_back:
+                    break
+        raise first
+
+    # -- candidates ----------------------------------------------------------------------------------------------------
+
+    async def _ranked(self, call: Call, model: str) -> Sequence[Deployment]:
+        """The group's deployments that may be tried, best first. Raises `UnknownModel`, `Forbidden`, `NoDeployment`."""
+        group = self.router.find(model)
+        members = self.router.allowed(group, call.principal, model)
+        if len(members) == 1:
+            return members
+        healthy = self.health.available(members)
+        tiers = sorted({one.order for one in healthy})
+        ranked: list[Deployment] = []
+        for tier in tiers:
+            inside = healthy if len(tiers) == 1 else [one for one in healthy if one.order == tier]
+            ranked += await self._route(call, group, inside)
+        if not ranked:
+            raise NoDeployment(f"No deployment of '{model}' may be used right now.", param="model")
+        return ranked
+
+    async def _route(self, call: Call, group: Group, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+        """Ask the group's strategy; the kernel's own order is the order of the configuration."""
+        if len(candidates) == 1:
+            return candidates
+        route = self.hooks.strategies.get(group.strategy)
+        if route is None:
+            return candidates
+        try:
+            ranked = await route(call, candidates)
+        except TianjiError:
+            raise
+        except Exception:
+            logger.exception("strategy %s failed; the configured order is used", group.strategy)
+            return candidates
+        return candidates if ranked is None else ranked
+
+    def _targets(self, call: Call, failure: Failure) -> Iterator[str]:
+        """The groups to fall back to, as the request or the configuration names them."""
+        asked = call.options.get("fallbacks")
+        if asked is not None:
+            return iter([name for name in asked if type(name) is str])
+        settings = self.settings
+        if isinstance(failure, ContextWindow) and settings.context_window_fallbacks:
+            named = settings.context_window_fallbacks.get(call.model)
+        elif isinstance(failure, ContentPolicy) and settings.content_policy_fallbacks:
+            named = settings.content_policy_fallbacks.get(call.model)
+        else:
+            named = settings.fallbacks.get(call.model) or settings.fallbacks.get("*") or settings.default_fallbacks
+        return iter(named or ())
+
+    async def _offered(
+        self, call: Call, failure: Failure, tried: Sequence[Deployment], targets: Iterator[str]
+    ) -> Sequence[Deployment] | None:
+        """Other deployments: from the first `fallback` hook that offers some, else the next configured group."""
+        for step in self.hooks.fallback:
+            offered: Sequence[Deployment] | None = await step.fn(call, failure, tried)
+            if offered:
+                return offered
+        seen = {one.group for one in tried}
+        for name in targets:
+            try:
+                ranked = await self._ranked(call, name)
+            except Failure as unusable:
+                logger.info("fallback %s of %s is not usable: %s", name, call.model, unusable.message)
+                continue
+            if ranked[0].group not in seen:
+                return ranked
+        return None
+
+    # -- attempts ------------------------------------------------------------------------------------------------------
+
+    async def _try(self, call: Call, ranked: Sequence[Deployment], tried: list[Deployment]) -> Reply:
+        """Up to `num_retries` + 1 attempts over the ranked deployments."""
+        limit = self._retries(call, ranked[0]) + 1
+        made = 0
+        while True:
+            deployment = ranked[made % len(ranked)]
+            made += 1
+            try:
+                return await self._attempt(call, deployment)
+            except Failure as failure:
+                tried.append(deployment)
+                self.health.failed(deployment, failure, len(ranked))
+                if not failure.retryable or made >= limit:
+                    raise
+                fresh = made < len(ranked) and not self.health.cooling(ranked[made])
+                if isinstance(failure, BadCredentials) and not fresh:
+                    raise
+                if not fresh and not self.budget.spend():
+                    raise
+                wait = 0.0 if fresh else self._wait(failure, made)
+                left = call.deadline - monotonic()
+                if wait > MAX_WAIT or wait >= left * 0.95:
+                    raise
+                if wait:
+                    await asyncio.sleep(wait)
+
+    def _retries(self, call: Call, deployment: Deployment) -> int:
+        asked = call.options.get("num_retries")
+        if type(asked) is int and asked >= 0:
+            return min(asked, 10)
+        policy = self.settings.model_group_retry_policy.get(deployment.group)
+        if policy and type(policy.get("num_retries")) is int:
+            return int(policy["num_retries"])
+        return self.settings.num_retries if deployment.num_retries is None else deployment.num_retries
+
+    def _wait(self, failure: Failure, made: int) -> float:
+        """Seconds before the same deployment is asked again: what it asked for, else exponential with full jitter."""
+        if failure.retry_after is not None:
+            return failure.retry_after + random.uniform(0.0, 0.25)
+        return max(self.settings.retry_after, random.uniform(0.0, min(8.0, 0.5 * 2.0 ** (made - 1))))
+
+    async def _attempt(self, call: Call, deployment: Deployment) -> Reply:
+        """Reserve, ask the provider once, and leave the reservation open for the pipeline to settle."""
+        number = len(call.attempts) + 1
+        if call.deadline <= monotonic():
+            raise Timeout("The call's deadline passed before the provider could be asked.", code="total_timeout")
+        charge = Charge(deployment, number, f"{call.id}:{number}")
+        if deployment.max_parallel_requests is not None:
+            self._take_slot(call, deployment)
+        await self.ledger.reserve(
+            Entry(
+                f"{charge.entry_id}:reserve", "reserve", call.id, number, call.principal.key_id, deployment.id,
+                deployment.model, reservation(call, deployment), at=time(),
+            ),
+            call.principal,
+        )  # fmt: skip
+        call.charge = charge
+        try:
+            reply: Reply = await self.hooks.providers[deployment.provider](call, deployment)
+        except Failure as failure:
+            charge.settled = True
+            call.charge = None
+            spent = monotonic() - charge.started
+            call.upstream_seconds += spent
+            await self.ledger.settle(void(call, charge, type(failure).__name__))
+            call.attempts.append(finished(charge, failure=failure))
+            raise
+        waited = monotonic() - charge.started
+        call.upstream_seconds += waited
+        if reply.stream is not None:
+            call.ttft = waited
+        self.health.succeeded(deployment)
+        return reply
+
+    def _take_slot(self, call: Call, deployment: Deployment) -> None:
+        state = self.health.state(deployment)
+        if state.in_flight >= (deployment.max_parallel_requests or 0):
+            full = Overloaded(
+                f"Deployment '{deployment.id}' has no free slot.", status=429, code="max_parallel_requests"
+            )
+            full.type = "rate_limit_error"
+            raise full
+        state.in_flight += 1
+
+        async def give_back() -> None:
+            state.in_flight -= 1
+
+        call.defer(give_back)
+
+
+def reservation(call: Call, deployment: Deployment) -> int | None:
+    """An upper bound of what the attempt can cost, in nano-dollars; None where the price is unknown.
+
+    A token is at least a byte, so the request's size bounds its tokens without counting them.
+    """
+    if deployment.price is None:
+        return None
+    body = call.body
+    output = body.get("max_completion_tokens") or body.get("max_tokens") or deployment.max_output_tokens
+    size = len(call.raw) if call.raw is not None else len(msgspec.json.encode(body))
+    return bound(deployment.price, size, output if type(output) is int else DEFAULT_OUTPUT)
+
+
+def void(call: Call, charge: Charge, why: str) -> Entry:
+    """The entry that gives a reservation back."""
+    return Entry(
+        f"{charge.entry_id}:settle", "void", call.id, charge.number, call.principal.key_id, charge.deployment.id,
+        charge.deployment.model, 0, status=why, at=time(),
+    )  # fmt: skip
+
+
+def finished(
+    charge: Charge, *, failure: Failure | None = None, usage: Usage | None = None, ttft: float | None = None
+) -> Attempt:
+    """What is remembered of an attempt."""
+    deployment = charge.deployment
+    return Attempt(
+        number=charge.number,
+        deployment_id=deployment.id,
+        group=deployment.group,
+        provider=deployment.provider,
+        model=deployment.model,
+        duration=monotonic() - charge.started,
+        outcome="ok" if failure is None else type(failure).__name__,
+        status=200 if failure is None else failure.status,
+        time_to_first_token=ttft,
+        usage=usage,
+        message="" if failure is None else failure.message[:1000],
+    )
+
+
+__all__ = ["Attempts", "Charge", "RetryBudget", "UnknownModel", "finished", "reservation", "void"]

@@ -1,0 +1,93 @@
+"""`tianji serve`: run the gateway."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import sys
+
+from tianji.cli.common import config_arguments, config_path, load_config, make_catalogue, say
+from tianji.config import Config
+from tianji.errors import ConfigError
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("serve", help="run the gateway", description="Run the gateway.")
+    config_arguments(parser)
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1, or general_settings.host)")
+    parser.add_argument(
+        "-p", "--port", type=int, help="port (default 4000, or $PORT, or general_settings.port); 0: any"
+    )
+    parser.add_argument("-w", "--workers", type=int, help="processes (default 1, or $NUM_WORKERS)")
+    parser.add_argument("--grace", type=float, default=30.0, help="seconds for running calls at a stop (default 30)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load everything, then serve. Nothing is bound before the configuration is known to be good."""
+    path = config_path(arguments.config)
+
+    def fresh() -> Config:
+        config = load_config(path)
+        if first is not None and config.generated_master_key:
+            raise ConfigError("there is no configuration file to reload")
+        return config
+
+    first: Config | None = None
+    first = config = fresh()
+    _log_to_stderr(verbose=config.tianji_settings.set_verbose)
+    catalogue = make_catalogue(config, arguments.plugin)
+    # The two heavy imports come last, so that a bad configuration is told at once.
+    from tianji.gateway import Gateway
+    from tianji.server.run import serve
+
+    gateway = Gateway(config, catalogue)
+    general = config.general_settings
+    host = arguments.host or general.host
+    port = arguments.port if arguments.port is not None else int(os.environ.get("PORT") or general.port)
+    workers = arguments.workers or int(os.environ.get("NUM_WORKERS") or 1)
+    for warning in config.warnings:
+        logging.getLogger("tianji.config").warning("%s: %s", warning.path, warning.message)
+    # What was made so far lives as long as the process: keep the collector from walking it at every full collection,
+    # and (with workers) from touching pages that are shared with the parent.
+    gc.collect()
+    gc.freeze()
+    try:
+        return serve(
+            gateway,
+            host=host,
+            port=port,
+            workers=workers,
+            load=fresh,
+            path=path,
+            grace=arguments.grace,
+            ready=lambda address: _greet(config, gateway.sealed.models, address),
+        )
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def _greet(config: Config, models: tuple[str, ...], address: str) -> None:
+    """What a newcomer needs: the address, the key if it was made just now, a first request."""
+    say(f"Tianji is listening on {address}")
+    if config.generated_master_key and config.general_settings.master_key:
+        key = config.general_settings.master_key.reveal()
+        say(f"Master key (made for this run, shown once; set TIANJI_MASTER_KEY to choose your own): {key}")
+        say("No configuration file was given. Try:")
+        say(f"  curl {address}/v1/chat/completions -H 'Authorization: Bearer {key}' \\")
+        say('    -d \'{"model": "echo/echo", "messages": [{"role": "user", "content": "Hello"}]}\'')
+    shown = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
+    say(f"{len(models)} models: {shown or 'none'}")
+    sys.stdout.flush()
+
+
+def _log_to_stderr(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("uvicorn", "uvicorn.error", "httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,0 +1,399 @@
+"""`openai-chat`: the inner language of the gateway, and its most common client dialect.
+
+https://platform.openai.com/docs/api-reference/chat and .../chat/streaming
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tianji.dialects.base import Dialect, Monitor, need, optional, type_name
+from tianji.dialects.usage import from_openai, to_openai
+from tianji.errors import BadRequest, Failure, ProtocolError, from_status
+from tianji.model import DONE, Call, Op, Usage, decode_json, encode_json, sse_encode
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+
+
+class OpenAIChat(Dialect):
+    name = "openai-chat"
+    op = Op.CHAT
+
+    def check(self, body: dict[str, Any]) -> None:
+        messages = need(body, "messages", list, "an array of messages")
+        for index, message in enumerate(messages):
+            if type(message) is not dict:
+                raise BadRequest(
+                    f"Invalid type for 'messages[{index}]': expected an object, got {type_name(message)}.",
+                    param=f"messages[{index}]",
+                    code="invalid_type",
+                )
+            if message.get("role") not in ROLES:
+                _bad_role(message, index)
+            content = message.get("content")
+            if type(content) is not str and content is not None:
+                _check_parts(content, f"messages[{index}].content")
+        if len(body) > 3:
+            optional(body, "tools", list, "an array of tools")
+            optional(body, "temperature", (int, float), "a number")
+            optional(body, "max_tokens", int, "an integer")
+            optional(body, "stream_options", dict, "an object")
+            optional(body, "n", int, "an integer")
+
+    def usage(self, body: dict[str, Any]) -> Usage | None:
+        return from_openai(body.get("usage"))
+
+    def to_chat(self, call: Call) -> dict[str, Any]:
+        return call.body
+
+    def from_chat(self, call: Call, body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+    def monitor(self, call: Call) -> Monitor:
+        return ChatMonitor(call)
+
+    def texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
+        slots: list[tuple[Any, Any]] = []
+        for message in body.get("messages") or ():
+            if type(message) is dict:
+                content_slots(message, slots)
+        return slots
+
+    def reply_texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
+        slots: list[tuple[Any, Any]] = []
+        for choice in body.get("choices") or ():
+            message = choice.get("message") or choice.get("delta")
+            if type(message) is not dict:
+                continue
+            content_slots(message, slots)
+            for name in ("reasoning_content", "refusal"):
+                if type(message.get(name)) is str and message[name]:
+                    slots.append((message, name))
+            for tool in message.get("tool_calls") or ():
+                function = tool.get("function") if type(tool) is dict else None
+                if type(function) is dict and function.get("arguments"):
+                    slots.append((function, "arguments"))
+        return slots
+
+
+def content_slots(message: dict[str, Any], slots: list[tuple[Any, Any]]) -> None:
+    """Add the places of a message's texts: its string content, or the text parts of its content list."""
+    content = message.get("content")
+    if type(content) is str:
+        if content:
+            slots.append((message, "content"))
+    elif type(content) is list:
+        slots.extend((part, "text") for part in content if type(part) is dict and type(part.get("text")) is str)
+
+
+def _bad_role(message: dict[str, Any], index: int) -> None:
+    role = message.get("role")
+    if role is None:
+        raise BadRequest(
+            f"Missing required parameter: 'messages[{index}].role'.",
+            param=f"messages[{index}].role",
+            code="missing_required_parameter",
+        )
+    if type(role) is not str:
+        raise BadRequest(
+            f"Invalid type for 'messages[{index}].role': expected a string, got {type_name(role)}.",
+            param=f"messages[{index}].role",
+            code="invalid_type",
+        )
+    # An unknown role is the provider's to judge: new ones appear faster than gateways are upgraded.
+
+
+def _check_parts(content: Any, path: str) -> None:
+    if type(content) is not list:
+        raise BadRequest(
+            f"Invalid type for '{path}': expected a string or an array of parts, got {type_name(content)}.",
+            param=path,
+            code="invalid_type",
+        )
+    for index, part in enumerate(content):
+        if type(part) is str:
+            continue
+        if type(part) is not dict:
+            raise BadRequest(
+                f"Invalid type for '{path}[{index}]': expected an object, got {type_name(part)}.",
+                param=f"{path}[{index}]",
+                code="invalid_type",
+            )
+
+
+# -- building answers: for providers -----------------------------------------------------------------------------------
+
+
+def completion(
+    *,
+    id: str,
+    model: str,
+    message: dict[str, Any],
+    finish_reason: str | None,
+    usage: Usage | None,
+    created: int = 0,
+    **extra: Any,
+) -> dict[str, Any]:
+    """A whole chat completion with one choice. `created` 0 is filled in by the kernel, which owns the clock."""
+    body = {
+        "id": id,
+        "object": "chat.completion",
+        "created": created,
+        "model": model,
+        "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish_reason}],
+    }
+    if usage is not None:
+        body["usage"] = to_openai(usage)
+    body.update(extra)
+    return body
+
+
+def chunk(
+    delta: dict[str, Any],
+    finish_reason: str | None = None,
+    *,
+    id: str = "",
+    model: str = "",
+    index: int = 0,
+    usage: Usage | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """One chat chunk. Empty `id` and `model` are filled in from the stream's first chunk; `extra` joins the choice."""
+    body: dict[str, Any] = {
+        "id": id,
+        "object": "chat.completion.chunk",
+        "created": 0,
+        "model": model,
+        "choices": [{"index": index, "delta": delta, "finish_reason": finish_reason, **extra}],
+    }
+    if usage is not None:
+        body["usage"] = to_openai(usage)
+    return body
+
+
+def wants_usage(body: dict[str, Any]) -> bool:
+    """Whether the client asked for the closing usage chunk."""
+    options = body.get("stream_options")
+    return type(options) is dict and options.get("include_usage") is True
+
+
+def failure_of(error: Any, *, provider: str | None = None) -> Failure:
+    """The failure that an error object inside a stream or a 200 answer stands for."""
+    if type(error) is not dict:
+        return ProtocolError(f"The provider reported an error: {error}"[:1000], provider=provider, status=500)
+    inner = error.get("error")
+    if type(inner) is dict:
+        error = {**error, **inner}
+    status = next((n for n in (error.get("status_code"), error.get("code"), error.get("status")) if _is_status(n)), 500)
+    message = error.get("message") or error.get("detail") or error.get("error") or "The provider reported an error."
+    code = error.get("code")
+    return from_status(
+        int(status),
+        str(message)[:4000],
+        code=str(code) if code is not None else None,
+        param=error.get("param") if type(error.get("param")) is str else None,
+        provider=provider,
+    )
+
+
+def _is_status(value: object) -> bool:
+    if type(value) is str and value.isdigit():
+        value = int(value)
+    return type(value) is int and 400 <= value < 600
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+# One search decides whether a read holds anything but plain deltas. Inside a JSON string every quote is escaped, so
+# none of these byte patterns can occur in what the model says.
+_NOTABLE = re.compile(rb'"usage"\s*:\s*\{|"finish_reason"\s*:\s*"|"error"\s*:\s*[^n\s]|\[DONE\]')
+_MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_NULL_USAGE = b',"usage":null'
+
+
+class ChatMonitor:
+    """Watches a chat stream that goes to the client as it came.
+
+    What it changes, on bytes: the model's name becomes the group that the client asked for, the usage chunk appears
+    exactly when it was asked for, and `[DONE]` closes the stream exactly once.
+    """
+
+    __slots__ = (
+        "_failed", "_first", "_last", "_new", "_old", "_sent_usage", "_wants", "call", "delivered", "finished", "kind",
+        "model", "usage",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, kind: str = "chat.completion.chunk") -> None:
+        self.call = call
+        self.kind = kind
+        self._failed: Failure | None = None
+        self.usage: Usage | None = None
+        self.model: str | None = None
+        self.delivered = 0
+        self.finished = False
+        self._wants = wants_usage(call.body)
+        self._first = True
+        self._last: dict[str, Any] | None = None
+        self._sent_usage = False
+        self._old = b""
+        self._new = b""
+
+    def feed(self, raw: bytes) -> bytes:
+        if self._failed is not None:
+            raise self._failed
+        if self._first:
+            self._open(raw)
+        self.delivered += raw.count(b"data:")
+        if _NOTABLE.search(raw) is not None:
+            raw = self._inspect(raw)
+        if not self._wants and _NULL_USAGE in raw:
+            raw = raw.replace(_NULL_USAGE, b"")
+        if self._old:
+            raw = raw.replace(self._old, self._new)
+        return raw
+
+    def _open(self, raw: bytes) -> None:
+        """The first read: what it is must be JSON, and it names the model."""
+        for data in _payloads(raw):
+            if data != b"[DONE]":
+                _decode(data)
+                self._first = False
+                break
+        if self.model is None and (match := _MODEL.search(raw)):
+            self.model = match[1].decode("utf-8", "replace")
+            if self.model and self.model != self.call.model:
+                self._old = match[0]
+                self._new = b'"model":' + encode_json(self.call.model)
+
+    def _inspect(self, raw: bytes) -> bytes:
+        out: list[bytes] = []
+        for frame in _frames(raw):
+            data = b"\n".join(_payloads(frame))
+            if not data:
+                out.append(frame)  # a comment: the provider's own heartbeat
+            elif data != b"[DONE]":  # ours follows, once, when the upstream has ended
+                try:
+                    kept = self._event(_decode(data), frame)
+                except Failure as failure:
+                    if not out:
+                        raise
+                    self._failed = failure  # what came before it is good, and goes out first
+                    break
+                if kept is not None:
+                    out.append(kept)
+        return b"".join(out)
+
+    def _event(self, event: dict[str, Any], frame: bytes) -> bytes | None:
+        """One decoded frame: the bytes to forward for it, or None to leave it out."""
+        if (error := event.get("error")) and not event.get("choices"):
+            raise failure_of(error if type(error) is dict else event)
+        self._last = event
+        choices = event.get("choices") or ()
+        for choice in choices:
+            reason = choice.get("finish_reason")
+            if reason == "error" or choice.get("error"):
+                raise failure_of(choice.get("error") or error or "the stream ended with finish_reason 'error'")
+            if reason:
+                self.finished = True
+        usage = event.get("usage")
+        if type(usage) is not dict:
+            return frame
+        self.usage = from_openai(usage) or self.usage
+        if choices:
+            return b"data: %b\n\n" % encode_json({key: value for key, value in event.items() if key != "usage"})
+        if self._wants:
+            self._sent_usage = True
+            return frame
+        return None
+
+    def end(self) -> bytes:
+        if self._failed is not None:
+            raise self._failed
+        if not self.finished:
+            raise ProtocolError("The provider ended the stream before the answer was complete.")
+        if self._wants and not self._sent_usage and self.usage is not None:
+            last = self._last or {}
+            identity = {"id": last.get("id", ""), "created": last.get("created", 0), "model": self.call.model}
+            return sse_encode([usage_chunk(self.usage, kind=self.kind, **identity)]) + DONE
+        return DONE
+
+
+def usage_chunk(
+    usage: Usage, *, id: str, created: int, model: str, kind: str = "chat.completion.chunk"
+) -> dict[str, Any]:
+    """The closing usage chunk, with the identity of the stream's other chunks."""
+    return {
+        "id": id, "object": kind, "created": created, "model": model, "choices": [], "usage": to_openai(usage),
+    }  # fmt: skip
+
+
+def _frames(raw: bytes) -> list[bytes]:
+    if b"\r" in raw:
+        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return [part + b"\n\n" for part in raw.split(b"\n\n") if part.strip(b"\n")]
+
+
+def _payloads(frame: bytes) -> list[bytes]:
+    return [line[5:].strip() for line in frame.splitlines() if line.startswith(b"data:")]
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        event = decode_json(data)
+    except ValueError:
+        raise ProtocolError("The provider sent a stream event that is not JSON.") from None
+    if type(event) is not dict:
+        raise ProtocolError("The provider sent a stream event that is not an object.")
+    return event
+
+
+class ChatStreamer:
+    """Puts translated chunks into the form that OpenAI's own streams have.
+
+    One id, one `created`, the client's model name; the role in the first delta; usage taken out of the chunks and
+    sent once at the end, iff it was asked for.
+    """
+
+    __slots__ = ("created", "delivered", "finished", "id", "model", "roles", "usage", "wanted", "wants")
+
+    def __init__(self, call: Call, *, id: str, created: int) -> None:
+        self.id = id
+        self.created = created
+        self.wanted = call.model
+        self.wants = wants_usage(call.body)
+        self.model: str | None = None
+        self.usage: Usage | None = None
+        self.finished = False
+        self.delivered = 0
+        self.roles: set[int] = set()
+
+    def push(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
+        """Normalise one chunk in place; None when it carried nothing but usage."""
+        if chunk.get("id"):
+            self.id = chunk["id"] if not self.roles else self.id
+        if self.model is None:
+            self.model = chunk.get("model") or None
+        if "usage" in chunk:
+            self.usage = from_openai(chunk.pop("usage")) or self.usage
+        choices = chunk.get("choices")
+        if not choices:
+            return None
+        for choice in choices:
+            index = choice.get("index", 0)
+            if index not in self.roles:
+                self.roles.add(index)
+                choice["delta"] = {"role": "assistant", **choice.get("delta", {})}
+            if choice.get("finish_reason"):
+                self.finished = True
+        chunk["id"] = self.id
+        chunk["created"] = self.created
+        chunk["model"] = self.wanted
+        self.delivered += 1
+        return chunk
+
+    def closing(self) -> list[dict[str, Any]]:
+        """The usage chunk, where the client asked for one."""
+        if not self.wants or self.usage is None:
+            return []
+        return [usage_chunk(self.usage, id=self.id, created=self.created, model=self.wanted)]

@@ -1,0 +1,100 @@
+"""Usage, between `model.Usage` and OpenAI's `usage` object (https://platform.openai.com/docs/api-reference/chat/object).
+
+OpenAI's object has no place for cache writes; they travel under the names that Anthropic gave them and LiteLLM's
+clients know (`cache_creation_input_tokens`, `cache_read_input_tokens`). Both directions carry every token class, so a
+provider that builds its `usage` with `to_openai` loses nothing on the way to the ledger.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tianji.model import Usage
+
+
+def from_openai(usage: Any) -> Usage | None:
+    """Read an OpenAI-shaped `usage` object, in any of its known variants; None for anything else."""
+    if type(usage) is not dict:
+        return None
+    prompt = usage.get("prompt_tokens")
+    completion = usage.get("completion_tokens")
+    if prompt is None and completion is None:
+        prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
+        if prompt is None and completion is None:
+            if (total := _int(usage.get("total_tokens"))) == 0:
+                return None
+            prompt = total
+    if len(usage) == 3 and "total_tokens" in usage:
+        return Usage(_int(prompt), _int(completion))
+    prompt_details = _dict(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+    completion_details = _dict(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
+    written = _dict(usage.get("cache_creation"))
+    cached = prompt_details.get("cached_tokens")
+    if cached is None:
+        cached = usage.get("cache_read_input_tokens")
+    if cached is None:
+        cached = usage.get("prompt_cache_hit_tokens")  # DeepSeek
+    if cached is None:
+        cached = usage.get("cached_tokens")
+    reasoning = completion_details.get("reasoning_tokens")
+    if reasoning is None:
+        reasoning = usage.get("reasoning_tokens")
+    return Usage(
+        input_tokens=_int(prompt),
+        output_tokens=_int(completion),
+        cache_read_tokens=_int(cached),
+        cache_write_tokens=_int(
+            usage.get("cache_creation_input_tokens")
+            or prompt_details.get("cache_write_tokens")
+            or prompt_details.get("cache_creation_tokens")
+        ),
+        cache_write_1h_tokens=_int(written.get("ephemeral_1h_input_tokens")),
+        reasoning_tokens=_int(reasoning),
+        input_audio_tokens=_int(prompt_details.get("audio_tokens")),
+        output_audio_tokens=_int(completion_details.get("audio_tokens")),
+        input_image_tokens=_int(prompt_details.get("image_tokens")),
+        output_image_tokens=_int(completion_details.get("image_tokens")),
+        web_searches=_int(_dict(usage.get("server_tool_use")).get("web_search_requests")),
+    )
+
+
+def to_openai(usage: Usage) -> dict[str, Any]:
+    """Write an OpenAI `usage` object. Classes that are zero are left out, but for the three totals."""
+    body: dict[str, Any] = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+    prompt = {
+        "cached_tokens": usage.cache_read_tokens,
+        "audio_tokens": usage.input_audio_tokens,
+        "image_tokens": usage.input_image_tokens,
+    }
+    completion = {
+        "reasoning_tokens": usage.reasoning_tokens,
+        "audio_tokens": usage.output_audio_tokens,
+        "image_tokens": usage.output_image_tokens,
+    }
+    if any(prompt.values()):
+        body["prompt_tokens_details"] = {key: value for key, value in prompt.items() if value}
+    if any(completion.values()):
+        body["completion_tokens_details"] = {key: value for key, value in completion.items() if value}
+    if usage.cache_read_tokens or usage.cache_write_tokens:
+        body["cache_read_input_tokens"] = usage.cache_read_tokens
+        body["cache_creation_input_tokens"] = usage.cache_write_tokens
+    if usage.cache_write_1h_tokens:
+        body["cache_creation"] = {
+            "ephemeral_5m_input_tokens": usage.cache_write_tokens - usage.cache_write_1h_tokens,
+            "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
+        }
+    if usage.web_searches:
+        body["server_tool_use"] = {"web_search_requests": usage.web_searches}
+    return body
+
+
+def _int(value: object) -> int:
+    return value if type(value) is int and value > 0 else int(value) if type(value) is float and value > 0 else 0
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if type(value) is dict else {}

@@ -1,0 +1,203 @@
+"""One attempt over HTTP: the only place where a sans-I/O provider meets a socket.
+
+translate (if the provider does not speak the client's dialect) → encode → authorise → send → status → decode, or a
+stream of which the first event has already been seen, so that an error in it is still an ordinary failure.
+"""
+
+from __future__ import annotations
+
+from time import monotonic, time
+from typing import Any
+
+from tianji import dialects
+from tianji.dialects.openai import failure_of
+from tianji.errors import Failure, ProtocolError, Unprocessable
+from tianji.model import Call, Deployment, Op, Reply, Wire, decode_json, encode_json
+from tianji.providers.http import HTTPProvider
+from tianji.streams import Forwarded, Translated
+from tianji.transport import Clocks, Response, Transport
+
+MAX_REPLY = 64 * 1024 * 1024
+_PASSED_ON = ("x-ratelimit", "retry-after", "request-id", "x-request-id", "openai-", "anthropic-ratelimit")
+
+
+class Timeouts:
+    """Seconds for each clock of an attempt. `first` is from sending to the first event of a stream."""
+
+    __slots__ = ("connect", "first", "idle", "total")
+
+    def __init__(
+        self, *, connect: float = 5.0, first: float = 600.0, idle: float = 300.0, total: float = 600.0
+    ) -> None:
+        self.connect = connect
+        self.first = first
+        self.idle = idle
+        self.total = total
+
+
+class Exchange:
+    """Makes attempts. One per gateway; holds no state but its transport."""
+
+    def __init__(self, transport: Transport, timeouts: Timeouts, *, copy_headers: bool = False) -> None:
+        self.transport = transport
+        self.timeouts = timeouts
+        self.copy_headers = copy_headers
+        """Repeat every upstream header as `llm_provider-<name>`, as LiteLLM does."""
+
+    async def __call__(self, provider: HTTPProvider, call: Call, deployment: Deployment) -> Reply:
+        """One attempt. Raises an `UpstreamFailure`, or `BadRequest` for what the provider cannot be asked."""
+        said = spoken(provider, call)
+        wire = provider.encode(said, deployment)
+        if said is not call and said.dropped:
+            call.drop(*said.dropped)
+        if call.strict and call.dropped:
+            raise Unprocessable(
+                f"These fields cannot be carried to {provider.name}: {', '.join(call.dropped)}.", param=call.dropped[0]
+            )
+        if provider.authorizes:
+            wire = await provider.authorize(wire, deployment)
+        response = await self.transport.send(wire, clocks=self._clocks(call, deployment))
+        try:
+            if response.status >= 400:
+                raise await self._failure(provider, deployment, response)
+            if said.stream:
+                return await self._stream(provider, call, said, wire, response)
+            return await self._whole(provider, call, said, response)
+        except Failure as failure:
+            response.close()
+            failure.provider = failure.provider or provider.name
+            raise
+        except BaseException:
+            response.close()
+            raise
+
+    def _clocks(self, call: Call, deployment: Deployment) -> Clocks:
+        timeouts = self.timeouts
+        left = call.deadline - monotonic()
+        own = deployment.timeout
+        if call.stream:
+            first = deployment.stream_timeout or own or timeouts.first
+            return Clocks(timeouts.connect, first if first < left else left, 86400.0)
+        total = own or timeouts.total
+        if left < total:
+            total = left
+        return Clocks(timeouts.connect, total, total)
+
+    # -- whole answers -------------------------------------------------------------------------------------------------
+
+    async def _whole(self, provider: HTTPProvider, call: Call, said: Call, response: Response) -> Reply:
+        raw = await response.read(MAX_REPLY)
+        response.close()
+        data = _decode(raw, response)
+        dialect = dialects.get(said.dialect)
+        reply = Reply(headers=self._headers(response))
+        if said.dialect in provider.native and not provider.rewrites(said):
+            if "error" in data and data["error"] and "choices" not in data and data.get("type") != "message":
+                raise failure_of(data["error"], provider=provider.name)
+            reply.usage = dialect.usage(data)
+            reply.model = data.get("model")
+            reply.take(raw, restamp(raw, data, call.model) if dialect.op != Op.COUNT_TOKENS else None, data)
+            return reply
+        body = provider.decode(said, data)
+        reply.usage = dialect.usage(body)
+        reply.model = body.get("model")
+        if "model" in body:
+            body["model"] = call.model
+        if not body.get("created", 1):
+            body["created"] = int(time())
+        reply.body = body if said is call else dialects.get(call.dialect).from_chat(call, body)
+        return reply
+
+    # -- streams -------------------------------------------------------------------------------------------------------
+
+    async def _stream(self, provider: HTTPProvider, call: Call, said: Call, wire: Wire, response: Response) -> Reply:
+        stream: Forwarded | Translated
+        if said.dialect in provider.native and not provider.rewrites(said) and said is call:
+            stream = Forwarded(provider, call, response, self.timeouts.idle)
+        else:
+            name = wire.framing or provider.framing
+            stream = Translated(provider, call, said, response, name, self.timeouts.idle)
+        first = self.timeouts.first
+        await stream.open(max(0.001, min(first, call.deadline - monotonic())))
+        reply = Reply(stream=stream, headers=self._headers(response), media_type="text/event-stream")
+        reply.meter = stream.meter
+        reply.upstream = stream
+        return reply
+
+    # -- the rest ------------------------------------------------------------------------------------------------------
+
+    async def _failure(self, provider: HTTPProvider, deployment: Deployment, response: Response) -> Failure:
+        raw = await response.read(1024 * 1024)
+        response.close()
+        try:
+            data: Any = decode_json(raw)
+        except ValueError:
+            data = raw.decode("utf-8", "replace")
+        failure = provider.failure(response.status, data)
+        failure.provider = provider.name
+        failure.model = deployment.model
+        if failure.retry_after is None:
+            failure.retry_after = retry_after(response.headers)
+        failure.headers = {**self._headers(response), **failure.headers}
+        failure.headers.pop("retry-after", None)
+        return failure
+
+    def _headers(self, response: Response) -> dict[str, str]:
+        """What of the upstream's headers goes to the client: rate limits and ids, by allow-list."""
+        passed = {}
+        for name, value in response.headers.items():
+            if name.startswith(_PASSED_ON):
+                passed[name if name not in ("x-request-id", "request-id") else f"llm_provider-{name}"] = value
+            if self.copy_headers and name not in ("set-cookie", "transfer-encoding", "connection"):
+                passed[f"llm_provider-{name}"] = value
+        return passed
+
+
+def spoken(provider: HTTPProvider, call: Call) -> Call:
+    """The call in a dialect that the provider understands: itself, or said as chat (once per call)."""
+    if call.dialect in provider.native or call.dialect == "openai-chat" or not dialects.get(call.dialect).translates:
+        return call
+    if call.chat is None:
+        body = dialects.get(call.dialect).to_chat(call)
+        call.chat = call.derive(body=body, dialect="openai-chat", op=Op.CHAT)
+    return call.chat
+
+
+def restamp(raw: bytes, data: dict[str, Any], model: str) -> bytes | None:
+    """The answer's bytes with the client's model name in place of the provider's; None where they agree already.
+
+    The bytes are spliced rather than encoded anew, so that everything else stays exactly as the provider wrote it.
+    """
+    theirs = data.get("model")
+    if theirs == model or type(theirs) is not str:
+        return None
+    old = b'"model":' + encode_json(theirs)
+    if raw.count(old) != 1:
+        old = b'"model": ' + encode_json(theirs)
+    data["model"] = model
+    if raw.count(old) != 1:
+        return encode_json(data)
+    return raw.replace(old, b'"model":' + encode_json(model))
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds, from `retry-after-ms` or `retry-after` (a number; a date is not worth a clock here)."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * unit)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def _decode(raw: bytes, response: Response) -> dict[str, Any]:
+    try:
+        data = decode_json(raw)
+    except ValueError:
+        kind = response.headers.get("content-type", "no content type")
+        raise ProtocolError(f"The provider's answer is not JSON ({kind}, {len(raw)} bytes).") from None
+    if type(data) is not dict:
+        if type(data) is list and len(data) == 1 and type(data[0]) is dict:
+            return data[0]
+        raise ProtocolError(f"The provider answered with a JSON {type(data).__name__}, not with an object.")
+    return data

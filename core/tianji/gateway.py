@@ -1,0 +1,398 @@
+"""The gateway: assembles plugins into a sealed pipeline, and replaces it on reload.
+
+assemble (load classes, fill settings, `configure`) → open (`startup`) → sealed pipeline → reload: assemble again and
+swap one reference. Plugin instances whose class and settings did not change are carried over, with their state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from tianji.attempts import Attempts, RetryBudget
+from tianji.config.schema import Config
+from tianji.deployments import Builder, listed
+from tianji.discovery import Catalogue
+from tianji.errors import ConfigError, PluginError, TianjiError
+from tianji.exchange import Exchange, Timeouts
+from tianji.health import Health
+from tianji.identity import MasterKey
+from tianji.ledger import MemoryLedger
+from tianji.log import Log, Outlet
+from tianji.memory import MemoryCounters, MemoryKV
+from tianji.model import Call, Deployment, Reply, Wire
+from tianji.pipeline import Pipeline
+from tianji.plugin import Callback, Guardrail, Plugin, convert_settings
+from tianji.pricing import PriceBook
+from tianji.registry import Hooks, Registry
+from tianji.router import Router
+from tianji.services import KV, OFFERED_BY, Counters, Ledger
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tianji.transport import Transport
+
+logger = logging.getLogger("tianji.gateway")
+
+T = TypeVar("T")
+
+
+class Assembly:
+    """What `configure` is given: one configuration on its way to being sealed."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.services: dict[type[Any], Any] = {}
+        self.routes: list[Any] = []
+        self.commands: list[Any] = []
+        self.sections: dict[str, type[Any]] = {}
+
+    def provide(self, service: type[T], implementation: T) -> None:
+        """Offer a service. Two offers for one service raise `PluginError` naming both."""
+        if service in self.services:
+            raise PluginError(f"{service.__name__} is offered twice: {self.services[service]!r} and {implementation!r}")
+        self.services[service] = implementation
+
+    def add_route(self, *handlers: Any) -> None:
+        self.routes += handlers
+
+    def add_command(self, command: Any) -> None:
+        self.commands.append(command)
+
+    def add_section(self, name: str, schema: type[Any]) -> None:
+        self.sections[name] = schema
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """One configuration, assembled and compiled: what a running call pins."""
+
+    config: Config
+    hooks: Hooks
+    pipeline: Pipeline
+    router: Router
+    health: Health
+    registry: Registry
+    assembly: Assembly
+    models: tuple[str, ...]
+    guardrail_names: frozenset[str]
+    broken: Mapping[str, str]
+    """Callbacks that could not be loaded, and why. Everything else that cannot be loaded stops the start."""
+    prices: PriceBook
+
+
+class Gateway:
+    """The object that the server drives and that plugins see as `self.gateway`."""
+
+    def __init__(self, config: Config, catalogue: Catalogue, *, transport: Transport | None = None) -> None:
+        from tianji.transport import Transport as KernelTransport
+
+        self.catalogue = catalogue
+        self.transport = transport or KernelTransport()
+        self._defaults: dict[type[Any], Any] = {}
+        self._kept: dict[tuple[str, str], Plugin] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._http: httpx.AsyncClient | None = None
+        self._budget = RetryBudget()
+        self._assembling: Assembly | None = None
+        self.reloads = 0
+        self.sealed = self._assemble(config, None)
+        self._exchange = self._make_exchange(config)
+
+    # -- what plugins may ask ------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        return self.sealed.config
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.sealed.pipeline
+
+    def need(self, service: type[T]) -> T:
+        """The implementation of a service; the kernel's own where no extension offers one.
+
+        Raises `PluginError` naming the distributions that offer it.
+        """
+        assembly = self._assembling or self.sealed.assembly
+        if service in assembly.services:
+            found: T = assembly.services[service]
+            return found
+        if service not in self._defaults:
+            maker = _OWN.get(service)
+            if maker is None:
+                offers = ", ".join(OFFERED_BY.get(service, ())) or "no distribution of this repository"
+                raise PluginError(f"{service.__name__} is needed and nobody offers it. It is offered by: {offers}")
+            self._defaults[service] = maker()
+        default: T = self._defaults[service]
+        return default
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """An ordinary httpx client over the kernel's connection pool, for everything off the hot path."""
+        if self._http is None:
+            try:
+                from tianji.transport.httpx_adapter import client
+            except ImportError as error:
+                raise PluginError(
+                    "gateway.http needs httpx. Install it with: pip install 'tianji-core[http]'"
+                ) from error
+            self._http = client(self.transport)
+        return self._http
+
+    async def exchange(self, provider: Any, call: Call, deployment: Deployment) -> Reply:
+        return await self._exchange(provider, call, deployment)
+
+    async def fetch(self, wire: Wire, *, timeout: float = 30.0) -> tuple[int, Mapping[str, str], bytes]:
+        """One small HTTP request through the kernel's transport: status, headers, body (at most 1 MiB)."""
+        from tianji.transport import Clocks
+
+        response = await self.transport.send(wire, clocks=Clocks(min(5.0, timeout), timeout, timeout))
+        try:
+            return response.status, response.headers, await response.read(1024 * 1024, timeout)
+        finally:
+            response.close()
+
+    def spawn(self, job: Awaitable[None], *, name: str) -> None:
+        """Run a background job until it ends or the gateway stops."""
+
+        async def run() -> None:
+            try:
+                await job
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                logger.exception("background job %s failed", name)
+
+        task = asyncio.get_running_loop().create_task(run(), name=name)
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
+
+    def every(self, seconds: float, fn: Callable[[], Awaitable[None]], *, name: str) -> None:
+        """Run `fn` every so often until the gateway stops. A failure is logged and does not end the loop."""
+
+        async def loop() -> None:
+            while True:
+                await asyncio.sleep(seconds)
+                try:
+                    await fn()
+                except Exception:
+                    logger.exception("%s failed", name)
+
+        self.spawn(loop(), name=name)
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open everything, in order. Raises what the first failing `startup` raised."""
+        for step in self.sealed.hooks.startup:
+            await step.fn(self)
+
+    async def stop(self, grace: float = 10.0) -> None:
+        """Flush the log, close plugins in reverse order, end background jobs, close connections."""
+        await self.pipeline.stop(grace)
+        for step in self.sealed.hooks.shutdown:
+            await self._shut(step.label, step.fn)
+        for task in list(self._jobs):
+            task.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        if self._http is not None:
+            await self._http.aclose()
+        await self.transport.aclose()
+
+    async def reload(self, config: Config) -> None:
+        """Swap to another configuration. An error changes nothing and is raised.
+
+        Running calls end on the pipeline they began with; plugins that are gone are closed after the last of them.
+        """
+        old = self.sealed
+        before = dict(self._kept)
+        try:
+            new = self._assemble(config, old)
+            fresh = {f"{p.family}:{p.instance}" for p in new.registry.plugins if before.get(_key(p)) is not p}
+            for step in new.hooks.startup:
+                if step.label in fresh:
+                    await step.fn(self)
+        except BaseException:
+            self._kept = before
+            raise
+        self._exchange = self._make_exchange(config)
+        self.sealed = new
+        self.reloads += 1
+        self.spawn(self._retire(old, new), name="retire the previous configuration")
+
+    async def _retire(self, old: Sealed, new: Sealed) -> None:
+        """Wait for the old pipeline's calls, then close what only it used."""
+        while old.pipeline.in_flight:
+            await asyncio.sleep(0.05)
+        await old.pipeline.stop(10.0)
+        alive = {id(plugin) for plugin in new.registry.plugins}
+        gone = {f"{p.family}:{p.instance}" for p in old.registry.plugins if id(p) not in alive}
+        for step in old.hooks.shutdown:
+            if step.label in gone:
+                await self._shut(step.label, step.fn)
+
+    async def _shut(self, label: str, fn: Callable[..., Awaitable[Any]]) -> None:
+        try:
+            async with asyncio.timeout(10.0):
+                await fn(self)
+        except Exception:
+            logger.exception("%s could not be shut down", label)
+
+    # -- assembly ------------------------------------------------------------------------------------------------------
+
+    def _assemble(self, config: Config, old: Sealed | None) -> Sealed:
+        prices = PriceBook.packaged()
+        assembly = self._assembling = Assembly(config)
+        registry = Registry()
+        broken: dict[str, str] = {}
+        try:
+            builder = Builder(config, self.catalogue, prices)
+            deployments = builder.build()
+            for name in self.catalogue.names("extensions"):
+                self._extension(registry, config, name)
+            for name, cls in builder.classes.items():
+                registry.add(self._instance(cls, None, name))
+            self._strategies(registry, config)
+            self._guardrails(registry, config)
+            whens = self._callbacks(registry, config, broken)
+            registry.configure(assembly)
+            hooks = registry.seal()
+            ledger: Ledger = self.need(Ledger)  # type: ignore[type-abstract]
+        finally:
+            self._assembling = None
+        router, health = self._router(config, builder, deployments, old)
+        attempts = Attempts(
+            router=router, health=health, hooks=hooks, ledger=ledger, settings=config.router, budget=self._budget
+        )
+        pipeline = Pipeline(
+            hooks=hooks,
+            attempts=attempts,
+            ledger=ledger,
+            log=self._log(hooks, registry, whens, config),
+            master=self._master(config),
+            default_timeout=config.router.timeout or config.tianji_settings.request_timeout or 600.0,
+        )
+        wild = {group.group.name: group.group.deployments[0] for group in router.wildcards}
+        models = listed(router.names(), wild, lambda name: self._catalogue_models(builder, name))
+        self._kept = {_key(plugin): plugin for plugin in registry.plugins}
+        guards = frozenset(plugin.instance for plugin in registry.plugins if isinstance(plugin, Guardrail))
+        return Sealed(
+            config, hooks, pipeline, router, health, registry, assembly, tuple(models), guards, broken, prices
+        )  # fmt: skip
+
+    def _router(
+        self, config: Config, builder: Builder, deployments: tuple[Deployment, ...], old: Sealed | None
+    ) -> tuple[Router, Health]:
+        settings = config.router
+        router = Router(
+            deployments,
+            strategy=settings.routing_strategy,
+            aliases={name: (alias.model, alias.hidden) for name, alias in settings.model_group_alias.items()},
+            refine=builder.refine,
+        )
+        health = Health(
+            cooldown_time=settings.cooldown_time,
+            allowed_fails=settings.allowed_fails,
+            disabled=settings.disable_cooldowns,
+        )
+        if old is not None:
+            health.keep({one.id for one in deployments}, old.health)
+        return router, health
+
+    def _catalogue_models(self, builder: Builder, provider: str) -> tuple[str, ...]:
+        cls = builder.classes.get(provider)
+        return tuple(dict.fromkeys((*(cls.models if cls else ()), *builder.prices.models(provider))))
+
+    def _instance(self, cls: type[Any], settings: Any, instance: str) -> Any:
+        """A plugin instance: the one there is, where class and settings are the same, else a new one."""
+        kept = self._kept.get((cls.family, instance))
+        if kept is not None and type(kept) is cls and kept.settings == settings:
+            return kept
+        return cls(settings, instance=instance, gateway=self)
+
+    def _extension(self, registry: Registry, config: Config, name: str) -> None:
+        found = self.catalogue.get("extensions", name)
+        cls = self.catalogue.load("extensions", name)
+        if found is not None and found.name != cls.name:
+            return  # a second name for the same class
+        section = cls.section or name.replace("-", "_")
+        values = config.sections.get(section)
+        settings = convert_settings(cls.Settings, values if isinstance(values, dict) else {}, path=section)
+        registry.add(self._instance(cls, settings, name))
+
+    def _strategies(self, registry: Registry, config: Config) -> None:
+        name = config.router.routing_strategy
+        if name == "simple-shuffle" and self.catalogue.get("strategies", name) is None:
+            return  # the kernel alone keeps the configured order
+        cls = self.catalogue.load("strategies", name, path="router_settings.routing_strategy")
+        arguments = config.router.routing_strategy_args
+        known = {field.name for field in msgspec.structs.fields(cls.Settings)}
+        values = {key: value for key, value in arguments.items() if key in known}
+        settings = convert_settings(cls.Settings, values, path="router_settings.routing_strategy_args")
+        registry.add(self._instance(cls, settings, name))
+
+    def _guardrails(self, registry: Registry, config: Config) -> None:
+        for spec in config.guardrails:
+            cls = self.catalogue.load("guardrails", spec.plugin, path=spec.where or spec.path)
+            settings = convert_settings(cls.Settings, spec.params, path=spec.where or spec.path)
+            guard: Guardrail = self._instance(cls, settings, spec.guardrail_name)
+            unknown = [mode for mode in spec.modes if mode not in _MODES]
+            if unknown:
+                raise ConfigError(
+                    f"guardrail mode '{unknown[0]}' does not exist; known: {', '.join(_MODES)}", path=spec.where
+                )
+            if spec.modes:
+                guard.modes = frozenset(spec.modes)
+            guard.default_on = spec.default_on
+            guard.fail_open = spec.failure_policy == "fail_open"
+            registry.add(guard)
+
+    def _callbacks(self, registry: Registry, config: Config, broken: dict[str, str]) -> dict[str, str]:
+        """Load callbacks. One that is broken is noted and left out: telemetry may fail open."""
+        whens: dict[str, str] = {}
+        for spec in config.callbacks:
+            try:
+                cls = self.catalogue.load("callbacks", spec.plugin, path=spec.where or spec.path)
+                settings = convert_settings(cls.Settings, spec.params, path=spec.where or spec.path)
+                registry.add(self._instance(cls, settings, spec.name))
+                whens[f"callbacks:{spec.name}"] = spec.when
+            except TianjiError as error:
+                if spec.required:
+                    raise
+                broken[spec.name] = str(error)
+                logger.warning("callback %s is off: %s", spec.name, error)
+        return whens
+
+    def _log(self, hooks: Hooks, registry: Registry, whens: Mapping[str, str], config: Config) -> Log:
+        wants = any(plugin.wants_content for plugin in registry.plugins if isinstance(plugin, Callback))
+        outlets = [Outlet(step, when=whens.get(step.label, "all")) for step in hooks.log]
+        return Log(outlets, content=wants and not config.tianji_settings.turn_off_message_logging)
+
+    def _master(self, config: Config) -> MasterKey:
+        key = config.general_settings.master_key
+        if not key:
+            raise ConfigError(
+                "no master key",
+                path="general_settings.master_key",
+                mend="Set it there or in TIANJI_MASTER_KEY; a gateway without one would serve everybody",
+            )
+        return MasterKey(key, config.general_settings.tianji_key_header_name)
+
+    def _make_exchange(self, config: Config) -> Exchange:
+        router = config.router
+        total = router.timeout or config.tianji_settings.request_timeout or 600.0
+        timeouts = Timeouts(first=router.stream_timeout or total, total=total)
+        return Exchange(self.transport, timeouts, copy_headers=config.spelling == "litellm")
+
+
+_MODES = ("pre_call", "post_call", "during_call", "logging_only")
+_OWN: dict[type[Any], Callable[[], Any]] = {Ledger: MemoryLedger, KV: MemoryKV, Counters: MemoryCounters}
+
+
+def _key(plugin: Plugin) -> tuple[str, str]:
+    return plugin.family, plugin.instance

@@ -1,0 +1,209 @@
+"""From bytes to a `Call`: read the body under its limits, decode it, check its shape, take out what is ours.
+
+Fields and headers that speak to the gateway rather than to the model follow LiteLLM
+(https://docs.litellm.ai/docs/proxy/request_headers); each `x-litellm-` name is also known as `x-tianji-`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from tianji.dialects import Dialect
+from tianji.dialects.base import type_name
+from tianji.errors import BadRequest, TooLarge
+from tianji.model import Call, Ingress, Op, Principal, decode_json
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+MAX_BODY = 32 * 1024 * 1024
+OWN_FIELDS = frozenset(
+    {
+        "fallbacks", "disable_fallbacks", "num_retries", "timeout", "request_timeout", "stream_timeout", "guardrails",
+        "tags", "cache", "priority", "tianji_metadata", "litellm_metadata", "no-log", "caching",
+        "context_window_fallbacks", "content_policy_fallbacks", "mock_response", "mock_tool_calls",
+        "include_fallback_errors", "allowed_model_region",
+    }
+)  # fmt: skip
+"""Taken out of the body before anyone else sees it."""
+_REFUSED = frozenset({"api_base", "base_url", "api_key", "api_version", "user_config"})
+_HEADER_OPTIONS = ("timeout", "num-retries", "tags", "stream-timeout")
+_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int) -> bytes:
+    """The whole request body. `TooLarge` as soon as that is certain, at most one chunk past the limit."""
+    length = headers.get(b"content-length")
+    if length is not None and length.isdigit() and int(length) > limit:
+        raise TooLarge(f"The request body is {int(length)} bytes; the limit is {limit}.")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise BadRequest("Compressed request bodies are not accepted; send it without Content-Encoding.", status=415)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body"):
+        if len(body) > limit:
+            raise TooLarge(f"The request body is over the limit of {limit} bytes.")
+        return body
+    parts, size = [body], len(body)
+    while message.get("more_body"):
+        if size > limit:
+            raise TooLarge(f"The request body is over the limit of {limit} bytes.")
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("The client left while sending.", status=499)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    if size > limit:
+        raise TooLarge(f"The request body is over the limit of {limit} bytes.")
+    return b"".join(parts)
+
+
+def decode_body(raw: bytes) -> dict[str, Any]:
+    """The body as a JSON object; `BadRequest` says what is wrong and where."""
+    if not raw:
+        raise BadRequest(
+            "The request has no body; a JSON object is expected.", param="request_body", code="invalid_json"
+        )
+    try:
+        body = decode_json(raw)
+    except RecursionError:
+        raise BadRequest("The JSON is nested too deeply.", param="request_body", code="invalid_json") from None
+    except ValueError as error:
+        raise BadRequest(f"The body is not valid JSON: {error}", param="request_body", code="invalid_json") from None
+    if type(body) is not dict:
+        raise BadRequest(
+            f"The body must be a JSON object, got {type_name(body)}.", param="request_body", code="invalid_json"
+        )
+    return body
+
+
+def make_call(
+    ingress: Ingress, principal: Principal, dialect: Dialect, raw: bytes, *, path_model: str | None, guardrails: Any
+) -> Call:
+    """A checked `Call`. `guardrails` are the names that exist, for requests that select some."""
+    body = decode_body(raw)
+    kept: bytes | None = raw
+    if path_model is not None and "model" not in body:
+        body["model"] = path_model
+        kept = None
+    model = path_model or body.get("model")
+    if type(model) is not str or not model:
+        if model is None or model == "":
+            raise BadRequest("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
+        raise BadRequest(
+            f"Invalid type for 'model': expected a string, got {type_name(model)}.", param="model", code="invalid_type"
+        )
+    stream = body.get("stream")
+    if stream is not None and type(stream) is not bool:
+        raise BadRequest(
+            f"Invalid type for 'stream': expected a boolean, got {type_name(stream)}.",
+            param="stream",
+            code="invalid_type",
+        )
+    dialect.check(body)
+    options: dict[str, Any] = {}
+    if not OWN_FIELDS.isdisjoint(body) or not _REFUSED.isdisjoint(body) or "metadata" in body:
+        body, changed = _own_fields(body, options, guardrails)
+        kept = None if changed else kept
+    call = Call(
+        ingress=ingress,
+        op=dialect.op,
+        dialect=dialect.name,
+        model=model,
+        body=body,
+        raw=kept,
+        stream=stream is True and dialect.op in (Op.CHAT, Op.COMPLETIONS),
+        principal=principal,
+        options=options,
+    )
+    _headers(call, ingress.headers, options)
+    return call
+
+
+def _own_fields(body: dict[str, Any], options: dict[str, Any], guardrails: Any) -> tuple[dict[str, Any], bool]:
+    refused = _REFUSED & body.keys()
+    if refused:
+        field = sorted(refused)[0]
+        raise BadRequest(
+            f"'{field}' may not be sent by a client: where requests go is the operator's to configure.",
+            param=field,
+            code="unsupported_parameter",
+        )
+    own = OWN_FIELDS & body.keys()
+    if own:
+        body = dict(body)
+        for field in own:
+            options[field] = body.pop(field)
+    _check_options(options, guardrails)
+    metadata = body.get("metadata")
+    changed = bool(own)
+    if isinstance(metadata, dict):
+        options.setdefault("metadata", metadata)
+        if "tags" not in options and isinstance(metadata.get("tags"), list):
+            options["tags"] = [tag for tag in metadata["tags"] if isinstance(tag, str)]
+        plain = {key: value for key, value in metadata.items() if isinstance(value, str)}
+        if len(plain) != len(metadata):
+            # Vendors take strings only; lists and objects in here are for the gateway and its callbacks.
+            body = {key: value for key, value in body.items() if key != "metadata"}
+            if plain:
+                body["metadata"] = plain
+            changed = True
+    own_metadata = options.get("tianji_metadata") or options.get("litellm_metadata")
+    if isinstance(own_metadata, dict):
+        options["metadata"] = own_metadata
+    return body, changed
+
+
+def _check_options(options: dict[str, Any], guardrails: Any) -> None:
+    for field, kinds, what in (
+        ("timeout", (int, float), "a number of seconds"),
+        ("num_retries", (int,), "an integer"),
+        ("fallbacks", (list,), "an array of model names"),
+        ("tags", (list,), "an array of strings"),
+        ("guardrails", (list,), "an array of guardrail names"),
+        ("cache", (dict,), "an object"),
+    ):
+        value = options.get(field)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise BadRequest(
+                f"Invalid type for '{field}': expected {what}, got {type_name(value)}.",
+                param=field,
+                code="invalid_type",
+            )
+    if "request_timeout" in options:
+        options.setdefault("timeout", options["request_timeout"])
+    wanted = options.get("guardrails")
+    if wanted:
+        names = [next(iter(one)) if isinstance(one, dict) and one else one for one in wanted]
+        for name in names:
+            if name not in guardrails:
+                known = ", ".join(sorted(guardrails)) or "none is configured"
+                raise BadRequest(f"There is no guardrail '{name}'. Known: {known}.", param="guardrails")
+        options["guardrails"] = names
+
+
+def _headers(call: Call, headers: Mapping[bytes, bytes], options: dict[str, Any]) -> None:
+    get = headers.get
+    ident = get(b"x-tianji-call-id") or get(b"x-litellm-call-id")
+    if ident is not None and _ID.fullmatch(text := ident.decode("latin-1")):
+        call.call_id = text
+    if get(b"x-tianji-strict") == b"1":
+        call.strict = True
+    if get(b"x-tianji-timing") == b"1":
+        call.timing = []
+    for name in _HEADER_OPTIONS:
+        value = get(b"x-tianji-" + name.encode()) or get(b"x-litellm-" + name.encode())
+        if value is not None:
+            _header_option(name, value.decode("latin-1"), options)
+
+
+def _header_option(name: str, text: str, options: dict[str, Any]) -> None:
+    field = name.replace("-", "_")
+    if name == "tags":
+        options["tags"] = [tag.strip() for tag in text.split(",") if tag.strip()]
+        return
+    try:
+        options[field] = int(text) if name == "num-retries" else float(text)
+    except ValueError:
+        raise BadRequest(f"The header x-tianji-{name} must be a number.", param=f"x-tianji-{name}") from None

@@ -1,0 +1,100 @@
+"""uvicorn's HTTP protocol with what it lacks: notice of a client that leaves, and clocks for slow ones.
+
+uvicorn tells an application of a disconnect only through `receive`, which would cost a task per request; here the
+connection calls back. One sweep a second over the open connections serves all clocks, so a request costs no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+PRESENCE = "tianji.presence"
+HEADER_TIME = 10.0
+"""Seconds from a request's first byte to the end of its headers, and from connecting to the first byte."""
+BODY_TIME = 30.0
+"""Seconds without a byte of a request's body."""
+STALL_TIME = 30.0
+"""Seconds in which a reader takes nothing of what is waiting for it."""
+
+
+class Presence:
+    """Whether the client is still there; `leave` is called, once, when it goes."""
+
+    __slots__ = ("gone", "leave")
+
+    def __init__(self) -> None:
+        self.gone = False
+        self.leave: Callable[[], Any] | None = None
+
+    def left(self) -> None:
+        self.gone = True
+        if self.leave is not None:
+            self.leave()
+
+
+class TianjiProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    _waiting = 0.0
+    """Since when the connection owes us headers; 0 when it does not."""
+    _last = 0.0
+    _unread = 0
+    _stalled = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._waiting = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        self._last = self.loop.time()
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[PRESENCE] = Presence()  # type: ignore[literal-required]
+        self._waiting = self._last
+
+    def on_headers_complete(self) -> None:
+        self._waiting = 0.0
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        cycle = self.cycle
+        super().connection_lost(exc)
+        if cycle is not None and not cycle.response_complete:
+            presence: Presence = cycle.scope[PRESENCE]  # type: ignore[literal-required]
+            presence.left()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if one of its clocks ran out."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        if self._waiting and now - self._waiting > HEADER_TIME:
+            transport.abort()
+            return
+        cycle = self.cycle
+        if cycle is not None and cycle.more_body and not cycle.response_complete and now - self._last > BODY_TIME:
+            transport.abort()
+            return
+        unread = transport.get_write_buffer_size()
+        if unread and unread == self._unread:
+            if now - self._stalled > STALL_TIME:
+                transport.abort()
+        else:
+            self._unread, self._stalled = unread, now
+
+
+async def sweep(connections: Iterable[Any]) -> None:
+    """Check every connection's clocks, once a second, for ever."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(1.0)
+        now = loop.time()
+        for connection in list(connections):
+            if isinstance(connection, TianjiProtocol):
+                connection.sweep(now)

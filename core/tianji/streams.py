@@ -1,0 +1,205 @@
+"""The upstream end of a streamed answer: read, frame, watch or translate, and cut off when nobody is left.
+
+There is no task and no queue in between: each `__anext__` takes what has arrived since the last one, so a slow reader
+fills the transport's bounded buffer and then the provider's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import monotonic, time
+from typing import Any
+
+from tianji import dialects, framing
+from tianji.dialects.base import Monitor
+from tianji.dialects.openai import ChatStreamer, failure_of
+from tianji.errors import Failure, ProtocolError
+from tianji.model import Call, Chunk, Event, decode_json
+from tianji.providers.http import END, HTTPProvider
+from tianji.transport import Response
+
+
+class UpstreamStream:
+    """What both kinds of stream have in common. `meter` knows usage, model and how much was delivered so far."""
+
+    __slots__ = ("_first", "_idle", "_started", "ended", "meter", "named", "provider", "response")
+
+    meter: Monitor | ChatStreamer
+
+    def __init__(self, provider: HTTPProvider, response: Response, idle: float, *, named: bool) -> None:
+        self.provider = provider
+        self.response = response
+        self.named = named
+        self.ended = False
+        self._idle = idle
+        self._first: Chunk | None = None
+        self._started = False
+
+    async def open(self, seconds: float) -> None:
+        """Wait for the first event; an error in it is raised here, before anything was sent to the client."""
+        until = monotonic() + seconds
+        while self._first is None and not self.ended:
+            self._first = await self._next(max(0.001, until - monotonic()))
+
+    def __aiter__(self) -> UpstreamStream:
+        return self
+
+    async def __anext__(self) -> Chunk:
+        chunk, self._first = self._first, None
+        while chunk is None:
+            if self.ended:
+                raise StopAsyncIteration
+            chunk = await self._next(self._idle)
+        return chunk
+
+    async def _next(self, seconds: float) -> Chunk | None:
+        data = await self.response.chunk(seconds)
+        if not data:
+            self.ended = True
+            self.response.close()
+            return self._close()
+        if not self._started:
+            self._started = True
+            if data.lstrip()[:1] == b"{" and self.framing == "sse":
+                raise await self._whole_instead(data)
+        return self._feed(data)
+
+    @property
+    def framing(self) -> str:
+        return "sse"
+
+    def _feed(self, data: bytes) -> Chunk | None:
+        """What newly arrived bytes are worth to the client."""
+        raise NotImplementedError
+
+    def _close(self) -> Chunk | None:
+        """The upstream ended: the closing events, or a `ProtocolError` for an answer that was cut short."""
+        raise NotImplementedError
+
+    async def _whole_instead(self, start: bytes) -> Failure:
+        """A stream was asked for and one JSON object came: nearly always an error with status 200."""
+        parts = [start]
+        while more := await self.response.chunk(self._idle):
+            parts.append(more)
+            if sum(map(len, parts)) > 1024 * 1024:
+                break
+        self.close()
+        try:
+            data = decode_json(b"".join(parts))
+        except ValueError:
+            return ProtocolError("The provider answered a streamed request with something that is not a stream.")
+        if isinstance(data, dict) and (error := data.get("error")):
+            return failure_of(error, provider=self.provider.name)
+        return ProtocolError("The provider answered a streamed request with a whole answer.")
+
+    async def drain(self) -> None:
+        """Read to the end for the usage alone."""
+        while not self.ended:
+            await self._next(self._idle)
+
+    def close(self) -> None:
+        """Cut the upstream off. Safe to call at any time, any number of times."""
+        self.ended = True
+        self.response.close()
+
+    async def aclose(self) -> None:
+        self.close()
+
+
+class Forwarded(UpstreamStream):
+    """A stream in the client's own dialect: whole frames pass as they came, a monitor looks for what matters."""
+
+    __slots__ = ("_frames",)
+
+    def __init__(self, provider: HTTPProvider, call: Call, response: Response, idle: float) -> None:
+        dialect = dialects.get(call.dialect)
+        super().__init__(provider, response, idle, named=dialect.named)
+        self.meter = dialect.monitor(call)
+        self._frames = framing.Splitter()
+
+    def _feed(self, data: bytes) -> Chunk | None:
+        whole = self._frames.feed(data)
+        if not whole:
+            return None
+        raw = self.meter.feed(whole)  # type: ignore[union-attr]  # a Monitor, set above
+        return Chunk(raw, named=self.named) if raw else None
+
+    def _close(self) -> Chunk | None:
+        meter: Any = self.meter
+        tail = self._frames.tail
+        raw = (meter.feed(tail + b"\n\n") if tail.strip() else b"") + meter.end()
+        return Chunk(raw, named=self.named) if raw else None
+
+
+class Translated(UpstreamStream):
+    """A stream in a provider's own format: framed, decoded to chat chunks, and said in the client's dialect."""
+
+    __slots__ = ("_decoder", "_done", "_frames", "_framing", "_out")
+
+    meter: ChatStreamer
+
+    def __init__(
+        self, provider: HTTPProvider, call: Call, said: Call, response: Response, framing_name: str, idle: float
+    ) -> None:
+        dialect = dialects.get(call.dialect)
+        super().__init__(provider, response, idle, named=dialect.named)
+        self.meter = ChatStreamer(said, id=f"chatcmpl-{call.id}", created=int(time()))
+        self._framing = framing_name
+        self._frames = framing.decoder(framing_name)
+        self._done = dialect.done
+        self._decoder = provider.decoder(said)
+        next(self._decoder)
+        self._out: Generator[list[dict[str, Any]], dict[str, Any] | None, None] | None = None
+        if said is not call:
+            self._out = dialect.stream_from_chat(call)
+            next(self._out)
+
+    @property
+    def framing(self) -> str:
+        return self._framing
+
+    def _feed(self, data: bytes) -> Chunk | None:
+        events: list[dict[str, Any]] = []
+        for frame in self._frames.feed(data):
+            self._send(Event(frame.name, _payload(frame.data)), events)
+        return Chunk(events=events, named=self.named) if events else None
+
+    def _close(self) -> Chunk | None:
+        events: list[dict[str, Any]] = []
+        for frame in self._frames.end():
+            self._send(Event(frame.name, _payload(frame.data)), events)
+        self._send(END, events)
+        if not self.meter.finished:
+            raise ProtocolError("The provider ended the stream before the answer was complete.")
+        closing = self.meter.closing()
+        if self._out is None:
+            events += closing
+            return Chunk(Chunk(events=events).raw + self._done)
+        for chunk in closing:
+            events += self._out.send(chunk)
+        events += self._out.send(None)
+        raw = Chunk(events=events, named=self.named).raw + self._done
+        return Chunk(raw, named=self.named) if raw else None
+
+    def _send(self, event: Event, events: list[dict[str, Any]]) -> None:
+        """One upstream event through the provider's decoder, and on into the client's dialect."""
+        try:
+            chunks = self._decoder.send(event)
+        except StopIteration:
+            return
+        for chunk in chunks:
+            pushed = self.meter.push(chunk)
+            if pushed is None:
+                continue
+            if self._out is None:
+                events.append(pushed)
+            else:
+                events += self._out.send(pushed)
+
+
+def _payload(data: bytes) -> Any:
+    """A frame's data as JSON where it is JSON, else as text (`[DONE]`)."""
+    try:
+        return decode_json(data)
+    except ValueError:
+        return data.decode("utf-8", "replace")
