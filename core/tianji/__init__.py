@@ -109,10 +109,9 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from tianji.dialects import usage as _usage
     from tianji.dialects.openai import chunk as chunk
     from tianji.dialects.openai import completion as completion
-    from tianji.dialects.usage import from_openai as usage_from_openai  # noqa: F401 - re-exported under another name
-    from tianji.dialects.usage import to_openai as usage_to_openai  # noqa: F401 - re-exported under another name
     from tianji.errors import BadCredentials as BadCredentials
     from tianji.errors import BadRequest as BadRequest
     from tianji.errors import Blocked as Blocked
@@ -180,3 +179,6 @@ if TYPE_CHECKING:
     from tianji.services import ResponseCache as ResponseCache
     from tianji.services import SecretSource as SecretSource
     from tianji.services import Tokenizer as Tokenizer
+
+    usage_from_openai = _usage.from_openai
+    usage_to_openai = _usage.to_openai

@@ -32,7 +32,6 @@ from tianji.errors import (
 )
 from tianji.health import Health
 from tianji.model import Attempt, Call, Cost, Deployment, Entry, Reply, Usage
-from tianji.pricing import bound
 from tianji.registry import Hooks
 from tianji.router import Group, Router
 from tianji.services import Ledger
@@ -109,12 +108,12 @@ class Attempts:
         try:
             ranked = await self._ranked(call, call.model)
             return await self._try(call, ranked, tried)
-        except Failure as failure:
-            first = failure
+        except Failure as refused:
+            first = refused
         if not first.falls_back or call.options.get("disable_fallbacks"):
             raise first
         targets = iter(self._targets(call, first))
-        failure = first
+        failure: Failure = first
         while call.fallbacks < self.settings.max_fallbacks and call.deadline > monotonic():
             offered = await self._offered(call, failure, tried, targets)
             if not offered:
@@ -292,12 +291,13 @@ def reservation(call: Call, deployment: Deployment) -> int | None:
 
     A token is at least a byte, so the request's size bounds its tokens without counting them.
     """
-    if deployment.price is None:
+    ceiling = deployment.ceiling
+    if ceiling is None:
         return None
     body = call.body
     output = body.get("max_completion_tokens") or body.get("max_tokens") or deployment.max_output_tokens
     size = len(call.raw) if call.raw is not None else len(msgspec.json.encode(body))
-    return bound(deployment.price, size, output if type(output) is int else DEFAULT_OUTPUT)
+    return (size * ceiling[0] + (output if type(output) is int else DEFAULT_OUTPUT) * ceiling[1]) // 1_000_000 + 1
 
 
 def void(call: Call, charge: Charge, why: str) -> Entry:

@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
+from tianji.config.known_keys import PROVIDER_SETTINGS
 from tianji.config.schema import Config, DeploymentSpec
 from tianji.discovery import Catalogue
 from tianji.model import Deployment, Secret
 from tianji.plugin import Provider, convert_settings
-from tianji.pricing import PriceBook, custom
+from tianji.pricing import Price, PriceBook, bound, custom
 
 
 class Builder:
@@ -41,11 +42,13 @@ class Builder:
             if provider not in self.classes:
                 self.classes[provider] = self.catalogue.load("providers", provider)
         info = {**self.prices.info(provider, model), **deployment.info}
+        price = deployment.price or self.prices.find(provider, model, _text(info.get("base_model")))
         return msgspec.structs.replace(
             deployment,
             provider=provider,
             model=model,
-            price=deployment.price or self.prices.find(provider, model, _text(info.get("base_model"))),
+            price=price,
+            ceiling=_ceiling(price),
             max_input_tokens=_whole(info.get("max_input_tokens")),
             max_output_tokens=_whole(info.get("max_output_tokens")),
         )
@@ -107,11 +110,12 @@ class Builder:
         known = {field.name for field in msgspec.structs.fields(cls.Settings)}
         own = {key: value for key, value in params.items() if key in known and value is not None}
         settings = convert_settings(cls.Settings, own, path=spec.where or spec.path)
-        rest = {key: value for key, value in params.items() if key not in known and key not in _NEVER_SENT}
-        secret = next((key for key, value in rest.items() if isinstance(value, Secret)), None)
-        if secret is not None:
-            # A secret that the provider does not know must not travel in a request body.
-            del rest[secret]
+        # A setting of some other provider, or a secret, must not travel in a request body.
+        rest = {
+            key: value
+            for key, value in params.items()
+            if key not in known and key not in PROVIDER_SETTINGS and not isinstance(value, Secret)
+        }
         return settings, rest
 
     def _key(self, cls: type[Provider]) -> Secret | None:
@@ -120,9 +124,6 @@ class Builder:
 
     def _from_env(self, names: tuple[str, ...]) -> str | None:
         return next((value for name in names if (value := os.environ.get(name))), None)
-
-
-_NEVER_SENT = frozenset({"api_version", "use_in_pass_through", "merge_reasoning_content_in_choices"})
 
 
 def listed(
@@ -138,6 +139,12 @@ def listed(
         known = [name.replace("*", model, 1) for model in models(deployment.provider)] if name.count("*") == 1 else []
         out += known or [name]
     return list(dict.fromkeys(out))
+
+
+def _ceiling(price: Price | None) -> tuple[int, int] | None:
+    """The dearest cost of a million tokens in and of a million out, in nano-dollars: femto-dollars for each one."""
+    inside, outside = bound(price, 1_000_000, 0), bound(price, 0, 1_000_000)
+    return None if inside is None or outside is None else (inside, outside)
 
 
 def _whole(value: Any) -> int | None:

@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -126,7 +126,7 @@ class Catalogue:
             self._known[one.family, one.name] = one
         _check_required(require, everything)
 
-    def __iter__(self) -> Iterable[Found]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Found]:
         return iter(self._known.values())
 
     def names(self, family: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tianji import dialects
 from tianji.dialects.openai import failure_of
+from tianji.dialects.peek import peek
 from tianji.errors import Failure, ProtocolError, Unprocessable
 from tianji.model import Call, Deployment, Op, Reply, Wire, decode_json, encode_json
 from tianji.providers.http import HTTPProvider
@@ -18,7 +19,10 @@ from tianji.streams import Forwarded, Translated
 from tianji.transport import Clocks, Response, Transport
 
 MAX_REPLY = 64 * 1024 * 1024
-_PASSED_ON = ("x-ratelimit", "retry-after", "request-id", "x-request-id", "openai-", "anthropic-ratelimit")
+_PASSED_ON = ("x-ratelimit", "openai-", "anthropic-ratelimit")
+_NEVER_COPIED = frozenset({"set-cookie", "transfer-encoding", "connection"})
+_passes: dict[str, str] = {"x-request-id": "llm_provider-x-request-id", "request-id": "llm_provider-request-id"}
+"""Upstream header to the name it goes on under; empty for one that does not. Grows to `_passes_on`'s bound."""
 
 
 class Timeouts:
@@ -88,15 +92,24 @@ class Exchange:
     async def _whole(self, provider: HTTPProvider, call: Call, said: Call, response: Response) -> Reply:
         raw = await response.read(MAX_REPLY)
         response.close()
-        data = _decode(raw, response)
         dialect = dialects.get(said.dialect)
         reply = Reply(headers=self._headers(response))
-        if said.dialect in provider.native and not provider.rewrites(said):
+        forwarded = said.dialect in provider.native and not provider.rewrites(said)
+        if forwarded and dialect.peeks and (seen := peek(raw)) is not None:
+            reply.usage = seen.usage
+            reply.model = seen.model
+            reply.take(raw if seen.model == call.model else renamed(raw, seen.model, call.model), None)
+            return reply
+        data = _decode(raw, response)
+        if forwarded:
             if "error" in data and data["error"] and "choices" not in data and data.get("type") != "message":
                 raise failure_of(data["error"], provider=provider.name)
             reply.usage = dialect.usage(data)
             reply.model = data.get("model")
-            reply.take(raw, restamp(raw, data, call.model) if dialect.op != Op.COUNT_TOKENS else None, data)
+            if dialect.op != Op.COUNT_TOKENS and not dialect.named:
+                raw = renamed(raw, data.get("model"), call.model)
+                data["model"] = call.model
+            reply.take(raw, data)
             return reply
         body = provider.decode(said, data)
         reply.usage = dialect.usage(body)
@@ -144,13 +157,23 @@ class Exchange:
 
     def _headers(self, response: Response) -> dict[str, str]:
         """What of the upstream's headers goes to the client: rate limits and ids, by allow-list."""
-        passed = {}
+        passed: dict[str, str] = {}
         for name, value in response.headers.items():
-            if name.startswith(_PASSED_ON):
-                passed[name if name not in ("x-request-id", "request-id") else f"llm_provider-{name}"] = value
-            if self.copy_headers and name not in ("set-cookie", "transfer-encoding", "connection"):
+            passes = _passes.get(name)
+            if passes is None:
+                passes = _passes_on(name)
+            if passes:
+                passed[passes] = value
+            if self.copy_headers and name not in _NEVER_COPIED:
                 passed[f"llm_provider-{name}"] = value
         return passed
+
+
+def _passes_on(name: str) -> str:
+    passes = name if name.startswith(_PASSED_ON) else ""
+    if len(_passes) < 1000:
+        _passes[name] = passes
+    return passes
 
 
 def spoken(provider: HTTPProvider, call: Call) -> Call:
@@ -163,21 +186,20 @@ def spoken(provider: HTTPProvider, call: Call) -> Call:
     return call.chat
 
 
-def restamp(raw: bytes, data: dict[str, Any], model: str) -> bytes | None:
-    """The answer's bytes with the client's model name in place of the provider's; None where they agree already.
+def renamed(raw: bytes, theirs: Any, model: str) -> bytes:
+    """An answer's bytes with the client's model name in place of the provider's.
 
     The bytes are spliced rather than encoded anew, so that everything else stays exactly as the provider wrote it.
     """
-    theirs = data.get("model")
     if theirs == model or type(theirs) is not str:
-        return None
-    old = b'"model":' + encode_json(theirs)
-    if raw.count(old) != 1:
-        old = b'"model": ' + encode_json(theirs)
+        return raw
+    name = encode_json(theirs)
+    for old in (b'"model":' + name, b'"model": ' + name):
+        if raw.count(old) == 1:
+            return raw.replace(old, b'"model":' + encode_json(model))
+    data = decode_json(raw)
     data["model"] = model
-    if raw.count(old) != 1:
-        return encode_json(data)
-    return raw.replace(old, b'"model":' + encode_json(model))
+    return encode_json(data)
 
 
 def retry_after(headers: Any) -> float | None:

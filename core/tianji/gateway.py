@@ -26,9 +26,10 @@ from tianji.log import Log, Outlet
 from tianji.memory import MemoryCounters, MemoryKV
 from tianji.model import Call, Deployment, Reply, Wire
 from tianji.pipeline import Pipeline
-from tianji.plugin import Callback, Guardrail, Plugin, convert_settings
+from tianji.plugin import Callback, Guardrail, Plugin, Provider, convert_settings
 from tianji.pricing import PriceBook
-from tianji.registry import Hooks, Registry
+from tianji.providers import HTTPProvider
+from tianji.registry import HookFn, Hooks, Registry
 from tianji.router import Router
 from tianji.services import KV, OFFERED_BY, Counters, Ledger
 
@@ -261,7 +262,7 @@ class Gateway:
             self._guardrails(registry, config)
             whens = self._callbacks(registry, config, broken)
             registry.configure(assembly)
-            hooks = registry.seal()
+            hooks = registry.seal(attempt=self._attempt)
             ledger: Ledger = self.need(Ledger)  # type: ignore[type-abstract]
         finally:
             self._assembling = None
@@ -372,6 +373,16 @@ class Gateway:
         wants = any(plugin.wants_content for plugin in registry.plugins if isinstance(plugin, Callback))
         outlets = [Outlet(step, when=whens.get(step.label, "all")) for step in hooks.log]
         return Log(outlets, content=wants and not config.tianji_settings.turn_off_message_logging)
+
+    def _attempt(self, provider: Provider) -> HookFn:
+        """An HTTP provider's attempt is the exchange itself: its sealed `call` does nothing but ask for it."""
+        if not isinstance(provider, HTTPProvider):
+            return provider.provider_call
+
+        async def attempt(call: Call, deployment: Deployment) -> Reply:
+            return await self._exchange(provider, call, deployment)
+
+        return attempt
 
     def _master(self, config: Config) -> MasterKey:
         key = config.general_settings.master_key

@@ -43,6 +43,7 @@ class MasterKey:
     """Compares a credential with the master key, in constant time."""
 
     def __init__(self, key: Secret, own_header: str | None = None) -> None:
+        self._usual = b"Bearer " + key.reveal().encode()
         self._digest = sha256(key.reveal().encode()).digest()
         self._own_header = own_header.lower().encode() if own_header else None
         self._principal = Principal(
@@ -51,6 +52,9 @@ class MasterKey:
 
     def identify(self, ingress: Ingress) -> Principal:
         """The administrator, or `Unauthorized`. The message never repeats what was sent."""
+        usual = ingress.headers.get(b"authorization")
+        if usual is not None and hmac.compare_digest(usual, self._usual) and self._own_header is None:
+            return self._principal
         key = credential(ingress, self._own_header)
         if not key:
             raise Unauthorized(

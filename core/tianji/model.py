@@ -199,6 +199,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
     price: Price | None = None
+    ceiling: tuple[int, int] | None = None
+    """What a million tokens in, and a million out, cost at most, in nano-dollars: what reservations use."""
     info: Mapping[str, Any] = {}
     """`model_info` as configured."""
 
@@ -332,9 +334,9 @@ class Reply:
             self._raw = encode_json(self._body)
         return self._raw
 
-    def take(self, raw: bytes, changed: bytes | None, body: Any) -> None:
-        """Set bytes and decoded form together, where both are at hand already; `changed` bytes win."""
-        self._raw = raw if changed is None else changed
+    def take(self, raw: bytes, body: Any) -> None:
+        """Set bytes and decoded form together; None for a body that nobody has decoded yet."""
+        self._raw = raw
         self._body = body
 
     @property

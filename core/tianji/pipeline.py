@@ -197,14 +197,15 @@ class Pipeline:
                 outcome(failure, reply), time(),
             )
         )  # fmt: skip
-        call.attempts.append(finished(charge, failure=failure, usage=usage, ttft=call.ttft))
+        if self.log or self.hooks.observers:
+            call.attempts.append(finished(charge, failure=failure, usage=usage, ttft=call.ttft))
         return usage
 
     # -- details -------------------------------------------------------------------------------------------------------
 
     def _timeout(self, call: Call) -> float:
         asked = call.options.get("timeout")
-        if type(asked) in (int, float) and asked > 0:
+        if isinstance(asked, (int, float)) and asked > 0:
             return min(float(asked), 86_400.0)
         return self.default_timeout
 
@@ -213,7 +214,7 @@ class Pipeline:
         charge: Charge | None = call.charge
         if charge is None or len(self._drains) >= DRAINS:
             return False
-        if not getattr(self.hooks.providers[charge.deployment.provider], "__self__").drain:  # noqa: B009 - a bound method
+        if charge.deployment.provider not in self.hooks.drains:
             return False
 
         async def read_on() -> None:

@@ -43,6 +43,10 @@ class Hooks(msgspec.Struct, frozen=True):
     shutdown: tuple[Step, ...]
     providers: dict[str, HookFn]
     """By provider name: `provider_call`."""
+    drains: frozenset[str]
+    """Providers whose abandoned streams are read to their end."""
+    natives: dict[str, frozenset[str]]
+    """By provider name: the dialects it speaks itself."""
     strategies: dict[str, HookFn]
     """By instance name: `route`."""
     observers: tuple[Strategy, ...]
@@ -74,8 +78,12 @@ class Registry:
         for step in self._steps("configure"):
             step.fn(app)
 
-    def seal(self) -> Hooks:
-        """Compile. Raises `PluginError` for an implementation that matches no hook."""
+    def seal(self, *, attempt: Callable[[Provider], HookFn] | None = None) -> Hooks:
+        """Compile. Raises `PluginError` for an implementation that matches no hook.
+
+        `attempt` may offer a shorter way to a provider than its `provider_call`.
+        """
+        short = attempt or (lambda provider: provider.provider_call)
         try:
             self.manager.check_pending()
         except pluggy.PluginValidationError as error:
@@ -90,8 +98,10 @@ class Registry:
             log=self._steps("log"),
             startup=self._steps("startup"),
             shutdown=shutdown[::-1],
-            providers={p.instance: self._hook("provider_call", p) for p in self.plugins if isinstance(p, Provider)},
-            strategies={p.instance: self._hook("route", p) for p in self.plugins if isinstance(p, Strategy)},
+            providers={p.instance: short(p) for p in self.plugins if isinstance(p, Provider)},
+            drains=frozenset(p.instance for p in self.plugins if getattr(p, "drain", False)),
+            natives={p.instance: p.native for p in self.plugins if isinstance(p, Provider)},
+            strategies={p.instance: p.route for p in self.plugins if isinstance(p, Strategy)},
             observers=tuple(
                 p for p in self.plugins if isinstance(p, Strategy) and type(p).observe is not Strategy.observe
             ),
@@ -111,10 +121,6 @@ class Registry:
             label = f"{plugin.family}:{plugin.instance}"
             steps.append(Step(positions[id(plugin)], label, bind(impl.function, impl.argnames, names)))
         return tuple(sorted(steps, key=lambda step: step.position))
-
-    def _hook(self, hook: str, plugin: Plugin) -> HookFn:
-        fn: HookFn = getattr(plugin, hook)
-        return fn
 
 
 def bind(fn: HookFn, wanted: tuple[str, ...], offered: tuple[str, ...]) -> HookFn:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tianji.config import AccessControl, Config, from_dict
+from tianji.config import AccessControl, Config, from_dict, parse_seconds
+from tianji.errors import ConfigError
 from tianji.model import Secret
 
 
@@ -127,10 +128,18 @@ def test_durations(one: Callable[..., Config], written: Any, seconds: float) -> 
 
 
 @pytest.mark.parametrize(
-    "written", ["", "s", "5x", "5 m", "1h-3m", "nan", "inf", "-3s", True, [], {}, float("inf"), "9" * 400]
+    "written", ["", "s", "5x", "5 m", "1h-3m", "nan", "inf", "-3s", True, [], {}, float("inf"), "9" * 400, 1e300]
 )
 def test_bad_durations(one: Callable[..., Config], written: Any) -> None:
-    from tianji.errors import ConfigError
-
     with pytest.raises(ConfigError):
         one({"model": "x", "timeout": written})
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [("30d", "30d"), ("1m", "1m"), (" 1MO ", "1mo"), (60, "60s"), ("60", "60s"), (0.5, "0.5s"), ("1e3", "1000s")],
+)
+def test_periods_are_kept_as_written(written: Any, kept: str) -> None:
+    config = from_dict({"tianji_settings": {"budget_duration": written}}, environ={})
+    assert config.tianji_settings.budget_duration == kept
+    assert parse_seconds(kept) is not None

@@ -66,7 +66,7 @@ def build(tree: Any) -> Config | None:
         return None
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(TREES)
 def test_junk_under_any_section(tree: Any) -> None:
     config = build(tree)
@@ -80,13 +80,13 @@ def test_junk_under_any_section(tree: Any) -> None:
 
 
 @pytest.mark.parametrize("section", sorted(SECTIONS[""].known))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(value=JUNK)
 def test_junk_under_each_section(section: str, value: Any) -> None:
     build({section: value})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(alphabet="ab:-[]{}&*<!|>'\"\n\t #%@`$1.,?", max_size=60))
 def test_any_text_as_yaml(text: str) -> None:
     with suppress(ConfigError):

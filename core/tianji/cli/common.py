@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tianji.config import Config, ProviderHint, load, zero
-from tianji.discovery import Catalogue, scan
-from tianji.errors import PluginError
+from tianji.discovery import Catalogue, Found, scan
+from tianji.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+
+    from tianji.gateway import Gateway
 
 DEFAULT_FILES = ("proxy_config.yaml", "config.yaml")
+"""What configuration files are usually called. They are not read unless named; `check` and `doctor` mention them."""
+STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan", "ok": "green"}
+_PIPE_WIDTH = 1000
+"""Columns where nobody looks (a pipe, a file): wide enough that one row stays one line for grep."""
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +39,14 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def json_argument(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print data for programs instead of tables")
+
+
+# -- configuration, catalogue, gateway ---------------------------------------------------------------------------------
+
+
 def config_path(given: str | None) -> str | None:
     """The configuration file: as given, else `$CONFIG_FILE_PATH`; None for none."""
     return given or os.environ.get("CONFIG_FILE_PATH") or None
@@ -39,7 +56,7 @@ def load_config(path: str | None, catalogue: Catalogue | None = None) -> Config:
     """The file's configuration, or the one of an empty directory."""
     if path is not None:
         return load(path)
-    return zero(os.environ, hints(catalogue or Catalogue(scan())))
+    return zero(os.environ, hints(catalogue or Catalogue(scan(), **filters(None))))
 
 
 def hints(catalogue: Catalogue) -> list[ProviderHint]:
@@ -62,42 +79,157 @@ def hints(catalogue: Catalogue) -> list[ProviderHint]:
 _OTHER_NAMES = frozenset({"gemini", "bedrock"})
 
 
+def filters(config: Config | None) -> dict[str, Any]:
+    """The arguments of `Catalogue` that choose among the installed plugins: `plugins:`, and the environment."""
+    switched_off = tuple(filter(None, os.environ.get("TIANJI_PLUGINS_DISABLE", "").split(",")))
+    if config is None:
+        return {"disable": switched_off}
+    plugins = config.plugins
+    return {
+        "only": plugins.only or (),
+        "disable": (*plugins.disable, *switched_off),
+        "require": plugins.require,
+        "pin": plugins.pin,
+    }
+
+
 def make_catalogue(config: Config | None, files: Iterable[str] = ()) -> Catalogue:
     """The installed plugins, as the configuration's `plugins:` section filters them, and those of `--plugin` files."""
-    if config is None:
-        catalogue = Catalogue(scan())
-    else:
-        plugins = config.plugins
-        catalogue = Catalogue(
-            scan(),
-            only=plugins.only or (),
-            disable=(*plugins.disable, *filter(None, os.environ.get("TIANJI_PLUGINS_DISABLE", "").split(","))),
-            require=plugins.require,
-            pin=plugins.pin,
-        )
+    catalogue = Catalogue(scan(), **filters(config))
     for file in files:
         catalogue.add_file(file)
     return catalogue
+
+
+def assemble(config: Config, catalogue: Catalogue) -> Gateway:
+    """The gateway, assembled and not started: no socket is opened, no `startup` runs, nothing is logged."""
+    from tianji.gateway import Gateway
+
+    with quiet():
+        return Gateway(config, catalogue)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the gateway's log off the terminal: what it would say is in the table, or in the error."""
+    logger = logging.getLogger("tianji")
+    before = logger.disabled, logger.propagate
+    handler = logging.NullHandler()
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        _, logger.propagate = before
+
+
+def in_use(config: Config, found: Iterable[Found]) -> set[tuple[str, str]]:
+    """Family and name of every plugin that the configuration uses: named ones, and all extensions."""
+    used = {("strategies", config.router.routing_strategy)}
+    used |= {("guardrails", spec.plugin) for spec in config.guardrails}
+    used |= {("callbacks", spec.plugin) for spec in config.callbacks}
+    for spec in config.deployments:
+        used.add(("providers", "echo" if spec.mock_response is not None else spec.provider))
+    anything = ("providers", "*") in used
+    for one in found:
+        if one.family == "extensions" or (anything and one.family == "providers"):
+            used.add((one.family, one.name))
+    return used
+
+
+def split_mend(message: str) -> tuple[str, str]:
+    """What is wrong, and the mend, of an error that says both in one text."""
+    match = re.search(r"[.:]?\s*(?:(?:Mend|Install) it with: |(?=Did you mean |pip install |Uninstall one, ))", message)
+    if match is None or not match.start():
+        return message, ""
+    return message[: match.start()], message[match.end() :]
+
+
+def usual_file() -> str:
+    """The configuration file that lies here under a usual name; empty for none."""
+    return next((name for name in DEFAULT_FILES if Path(name).is_file()), "")
+
+
+def mode_of(path: str) -> int | None:
+    """A file's permission bits; None where it cannot be looked at."""
+    try:
+        return Path(path).stat().st_mode & 0o777
+    except OSError:
+        return None
+
+
+def checkout(*parts: str) -> Path | None:
+    """The root of the repository that holds `parts`: around the working directory, else around this very file."""
+    for start in (Path.cwd(), Path(__file__).resolve().parent):
+        for folder in (start, *start.parents):
+            if (folder / "core" / "tianji").is_dir() and folder.joinpath(*parts).exists():
+                return folder
+    return None
+
+
+def wrong_use(message: str, mend: str = "") -> ConfigError:
+    """The error for a command that cannot be used like that: status 2."""
+    return ConfigError(message, mend=mend)
+
+
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
 def console() -> Console:
     """Rich's console on standard output."""
     from rich.console import Console
 
-    return Console(soft_wrap=False)
+    screen = Console(soft_wrap=False, highlight=False)
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen.width = _PIPE_WIDTH
+    return screen
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, cut: Sequence[str] = (), header: bool = True
+) -> None:
+    """Print a table. The column in `cut` takes what the others leave of the line and is cut there, the others never."""
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    cells = [[cell if isinstance(cell, Text) else Text(str(cell)) for cell in row] for row in rows]
+    left = console().width
+    for index, column in enumerate(columns):
+        if column not in cut:
+            left -= 2 + max((len(line) for row in cells for line in row[index].split()), default=0)
+    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=header)
     for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
-    console().print(grid)
+        if column in cut:
+            grid.add_column(column, overflow="ellipsis", no_wrap=True, max_width=max(left, 12))
+        else:
+            grid.add_column(column, overflow="fold")
+    for row in cells:
+        grid.add_row(*row)
+    show(grid)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print something of rich's, without the blanks that fill its lines."""
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(renderable)
+    for line in captured.get().splitlines():
+        say(line.rstrip())
+
+
+def heading(text: str) -> None:
+    """Print a line that begins a part."""
+    from rich.text import Text
+
+    show(Text(text, style="bold"))
+
+
+def colored(text: str, style: str = "") -> Any:
+    """A table cell in the style of a level, or in one of rich's."""
+    from rich.text import Text
+
+    return Text(text, style=STYLES.get(style, style))
 
 
 def print_json(data: Any) -> None:
@@ -110,9 +242,6 @@ def say(text: str = "") -> None:
     sys.stdout.write(text + "\n")
 
 
-def relative(path: str) -> str:
-    """A path as the reader would type it."""
-    try:
-        return str(Path(path).resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return path
+def counted(number: int, word: str) -> str:
+    """`1 error`, `2 errors`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

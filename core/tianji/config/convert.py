@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "mo": 2592000.0}
+_LONGEST = 1000 * 366 * 86400.0
 _DURATION = re.compile(r"(?:\d{1,15}(?:\.\d{1,9})?(?:ms|mo|s|m|h|d|w))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|mo|s|m|h|d|w)")
 
@@ -135,7 +136,7 @@ def to_seconds(value: Any, mark: Mark) -> Seconds:
         number = parse_seconds(value)
     else:
         number = to_number(value, mark)
-    if number is None or number < 0:
+    if number is None or not 0 <= number <= _LONGEST:
         shown = f" {value!r}" if isinstance(value, str) and len(value) <= 20 and not mark.reference else ""
         raise mark.error(
             f"not a duration{shown or f': {_describe(value)}'}{_origin(mark)}",
@@ -145,8 +146,10 @@ def to_seconds(value: Any, mark: Mark) -> Seconds:
 
 
 def to_period(value: Any, mark: Mark) -> Period:
-    to_seconds(value, mark)
-    return value.strip() if isinstance(value, str) and parse_seconds(value + "s") is None else f"{value}s"
+    seconds = to_seconds(value, mark)
+    if isinstance(value, str) and _DURATION.fullmatch(value.strip().lower()):
+        return value.strip().lower()
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def to_strings(value: Any, mark: Mark) -> tuple[str, ...]:

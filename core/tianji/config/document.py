@@ -21,7 +21,7 @@ from tianji.model import Secret
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_DEPTH = 64
-MAX_VALUES = 500_000
+MAX_VALUES = 250_000
 """Enough for ten thousand deployments; stops YAML aliases that multiply."""
 MAX_INTEGER = 10**30
 

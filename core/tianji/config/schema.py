@@ -67,7 +67,7 @@ class AccessControl(msgspec.Struct, frozen=True):
     """Hashes of virtual keys."""
 
 
-class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
+class DeploymentSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of `model_list`, with its credentials merged in; nothing here was checked against a provider."""
 
     id: str

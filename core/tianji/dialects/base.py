@@ -37,6 +37,8 @@ class Dialect:
     op: ClassVar[Op]
     named: ClassVar[bool] = False
     """Frames carry an `event:` line, and there is no `[DONE]`."""
+    peeks: ClassVar[bool] = False
+    """Whole answers have OpenAI's shape, so `tianji.dialects.peek` can read what matters without decoding them."""
     translates: ClassVar[bool] = True
     """Can be said as chat. Where not (embeddings), only a provider that offers the op can serve it."""
 
@@ -58,6 +60,10 @@ class Dialect:
     def usage(self, body: dict[str, Any]) -> Usage | None:
         """The usage that a whole answer in this dialect states."""
         return None
+
+    def estimate(self, body: dict[str, Any]) -> int:
+        """Tokens of a request, from its size, for a provider that does not count."""
+        return -(-sum(len(box[key].encode()) for box, key in self.texts(body)) // 4)
 
     def monitor(self, call: Call) -> Monitor:
         """A watcher for one stream that is passed through."""

@@ -17,13 +17,12 @@ _ONLY_HERE = ("best_of", "echo", "suffix", "logprobs")
 class OpenAICompletions(Dialect):
     name = "openai-completions"
     op = Op.COMPLETIONS
+    peeks = True
 
     def check(self, body: dict[str, Any]) -> None:
         prompt = body.get("prompt")
         if prompt is None:
-            raise BadRequest(
-                "Missing required parameter: 'prompt'.", param="prompt", code="missing_required_parameter"
-            )
+            raise BadRequest("Missing required parameter: 'prompt'.", param="prompt", code="missing_required_parameter")
         if not isinstance(prompt, (str, list)):
             raise BadRequest(
                 f"Invalid type for 'prompt': expected a string or an array, got {type_name(prompt)}.",

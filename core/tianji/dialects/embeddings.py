@@ -13,6 +13,7 @@ from tianji.model import Op, Usage
 class OpenAIEmbeddings(Dialect):
     name = "openai-embeddings"
     op = Op.EMBEDDINGS
+    peeks = True
     translates = False
 
     def check(self, body: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function
 class OpenAIChat(Dialect):
     name = "openai-chat"
     op = Op.CHAT
+    peeks = True
 
     def check(self, body: dict[str, Any]) -> None:
         messages = need(body, "messages", list, "an array of messages")
@@ -29,7 +30,8 @@ class OpenAIChat(Dialect):
                     param=f"messages[{index}]",
                     code="invalid_type",
                 )
-            if message.get("role") not in ROLES:
+            role = message.get("role")
+            if type(role) is not str or role not in ROLES:
                 _bad_role(message, index)
             content = message.get("content")
             if type(content) is not str and content is not None:

@@ -24,8 +24,6 @@ def from_openai(usage: Any) -> Usage | None:
             if (total := _int(usage.get("total_tokens"))) == 0:
                 return None
             prompt = total
-    if len(usage) == 3 and "total_tokens" in usage:
-        return Usage(_int(prompt), _int(completion))
     prompt_details = _dict(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
     completion_details = _dict(usage.get("completion_tokens_details") or usage.get("output_tokens_details"))
     written = _dict(usage.get("cache_creation"))

@@ -16,7 +16,7 @@ from tianji import __version__
 from tianji.errors import BadRequest, Failure, Internal, MethodNotAllowed, NotFound
 from tianji.gateway import Gateway
 from tianji.model import new_id
-from tianji.server.data_plane import handlers
+from tianji.server.data_plane import fast_lane, handlers
 from tianji.server.guard import Guard
 from tianji.server.management import HANDLERS
 from tianji.server.openapi import docs_page, openapi_json
@@ -50,7 +50,7 @@ def create_app(gateway: Gateway) -> Callable[..., Awaitable[None]]:
         debug=False,
         logging_config=None,
     )
-    return Guard(app, gateway)
+    return Guard(app, gateway, fast_lane(gateway))
 
 
 def _answer(failure: Failure) -> Response[dict[str, Any]]:

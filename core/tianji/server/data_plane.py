@@ -17,11 +17,11 @@ from litestar.handlers import ASGIRouteHandler
 from tianji import dialects
 from tianji.dialects import Dialect
 from tianji.errors import Failure, MethodNotAllowed
-from tianji.gateway import Gateway
-from tianji.model import Call, Ingress, Op, Principal
+from tianji.gateway import Gateway, Sealed
+from tianji.model import Call, Ingress, Op
 from tianji.server.egress import Client, refuse
 from tianji.server.ingress import MAX_BODY, Receive, make_call, read_body
-from tianji.server.protocol import PRESENCE, Presence
+from tianji.server.link import LINK, ASGILink, Link, SocketLink
 
 logger = logging.getLogger("tianji.server")
 
@@ -60,6 +60,12 @@ def handlers(gateway: Gateway) -> list[ASGIRouteHandler]:
     return out
 
 
+def fast_lane(gateway: Gateway) -> dict[str, Endpoint]:
+    """The inference routes with a fixed path, for the guard to dispatch."""
+    plain = [(f"{prefix}{path}", name) for path, name in ROUTES for prefix in ("/v1", "")]
+    return {path: Endpoint(gateway, name) for path, name in (*plain, *NATIVE)}
+
+
 class Endpoint:
     """One dialect's entrance."""
 
@@ -78,102 +84,70 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; every failure becomes an answer in the dialect's error shape."""
         task = asyncio.current_task()
-        presence = scope.get(PRESENCE)
+        link: SocketLink | ASGILink | None = scope.get(LINK)
         watcher: asyncio.Task[None] | None = None
+        if link is None:
+            link = ASGILink(send)
         try:
             ingress = Ingress(scope["method"], scope["path"], dict(scope["headers"]), _peer(scope))
             try:
-                call, principal = None, None
-                if ingress.method != "POST":
-                    raise MethodNotAllowed(
-                        f"{ingress.method} is not possible here; use POST.", headers={"allow": "POST"}
-                    )
-                pipeline = self.gateway.pipeline
-                principal = await pipeline.identify(ingress)
-                call = await self._call(scope, receive, ingress, principal)
+                call = await self._call(scope, receive, ingress)
             except Failure as failure:
-                await refuse(send, failure, self.dialect, _ids())
+                await refuse(link, failure, self.dialect)
                 return
-            if presence is None:
-                presence = Presence()
-                watcher = asyncio.create_task(_watch(receive, presence))
+            if isinstance(link, ASGILink):
+                watcher = asyncio.create_task(link.watch(receive))
             if task is not None:
-                presence.leave = task.cancel
-            if presence.gone:
-                return
-            await self._serve(call, send)
+                link.leave = task.cancel
+            if not link.gone:
+                await self._serve(call, link)
         except asyncio.CancelledError:
-            if presence is None or not presence.gone or task is None:
+            if not link.gone or task is None:
                 raise
             task.uncancel()
         finally:
-            if presence is not None:
-                presence.leave = None
+            link.leave = None
             if watcher is not None:
                 watcher.cancel()
 
-    async def _call(self, scope: Scope, receive: Receive, ingress: Ingress, principal: Principal) -> Call:
+    async def _call(self, scope: Scope, receive: Receive, ingress: Ingress) -> Call:
+        """identify → read → parse."""
+        if ingress.method != "POST":
+            raise MethodNotAllowed(f"{ingress.method} is not possible here; use POST.", headers={"allow": "POST"})
         sealed = self.gateway.sealed
+        principal = await sealed.pipeline.identify(ingress)
         limit = sealed.config.general_settings.max_request_size_mb
         raw = await read_body(receive, ingress.headers, int(limit * 1024 * 1024) if limit else MAX_BODY)
-        params = scope.get("path_params") or {}
-        model = str(params["model"]).strip("/") if "model" in params else None
+        params = scope.get("path_params")
+        model = str(params["model"]).strip("/") if params and "model" in params else None
         call = make_call(ingress, principal, self.dialect, raw, path_model=model, guardrails=sealed.guardrail_names)
         call.snapshot = sealed
         return call
 
-    async def _serve(self, call: Call, send: Send) -> None:
-        sealed = call.snapshot
+    async def _serve(self, call: Call, link: Link) -> None:
+        sealed: Sealed = call.snapshot
         if call.op == Op.COUNT_TOKENS and not self._counted_upstream(call):
-            await self._count(call, send)
+            body = b'{"input_tokens":%d}' % self.dialect.estimate(call.body)
+            headers = f"x-request-id: {call.id}\r\nx-tianji-estimated: true\r\ncontent-type: application/json\r\n"
+            await link.whole(200, headers.encode(), body)
             return
+        pipeline = sealed.pipeline
         client = Client(
-            send,
+            link,
             self.dialect,
-            ledger=sealed.pipeline.ledger,
+            ledger=pipeline.ledger,
             both=sealed.config.spelling == "litellm",
-            keep=sealed.pipeline.log.content,
+            keep=pipeline.log.content,
         )
-        await sealed.pipeline.run(call, client)
+        await pipeline.run(call, client)
 
     def _counted_upstream(self, call: Call) -> bool:
-        """Whether the model's own provider can count tokens."""
+        """Whether the model's own provider can count tokens. Where it cannot, the answer is an estimate and says so."""
         try:
             deployment = call.snapshot.router.find(call.model).deployments[0]
         except Failure:
             return True  # the pipeline says what is wrong with the model
-        provider = call.snapshot.hooks.providers.get(deployment.provider)
-        return provider is not None and self.dialect.name in provider.__self__.native
-
-    async def _count(self, call: Call, send: Send) -> None:
-        """A count for models whose provider has none: an estimate, and the headers say so."""
-        from tianji.dialects.anthropic import estimate_tokens
-
-        call.add_header("x-tianji-estimated", "true")
-        body = b'{"input_tokens":%d}' % estimate_tokens(call.body)
-        headers = [
-            *_ids(),
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-tianji-estimated", b"true"),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-
-async def _watch(receive: Receive, presence: Presence) -> None:
-    """Under a server that is not ours: wait for the disconnect message."""
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            presence.left()
-            return
-
-
-def _ids() -> list[tuple[bytes, bytes]]:
-    from tianji.model import new_id
-
-    return [(b"x-request-id", new_id().encode())]
+        return self.dialect.name in call.snapshot.hooks.natives.get(deployment.provider, ())
 
 
 def _peer(scope: Scope) -> str:
@@ -181,4 +155,4 @@ def _peer(scope: Scope) -> str:
     return client[0] if client else ""
 
 
-__all__ = ["Endpoint", "handlers"]
+__all__ = ["Endpoint", "fast_lane", "handlers"]

@@ -1,18 +1,20 @@
 """The outermost ASGI application: refuses what must not reach a router.
 
 The `Host` header is checked by grammar and, where configured, by name, before anything is matched; decisions are never
-made on a URL rebuilt from it.
+made on a URL rebuilt from it. Inference routes whose path is fixed go straight to their endpoint from here (the fast
+lane): Litestar knows them too, and would spend a fifth of the call's own cost on finding them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from tianji.errors import BadRequest
 from tianji.gateway import Gateway
 from tianji.server.egress import refuse
+from tianji.server.link import LINK, ASGILink
 
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -23,8 +25,9 @@ _KNOWN = 1000
 class Guard:
     """Checks each request's host, then passes it on."""
 
-    def __init__(self, app: ASGIApp, gateway: Gateway) -> None:
+    def __init__(self, app: ASGIApp, gateway: Gateway, lane: Mapping[str, ASGIApp] | None = None) -> None:
         self.app = app
+        self._lane = lane or {}
         self.gateway = gateway
         self._good: set[bytes] = set()
         self._checked_for: Any = None
@@ -39,10 +42,14 @@ class Guard:
             if host not in self._good:
                 problem = self._problem(host)
                 if problem:
-                    await refuse(send, BadRequest(problem, param="host"))
+                    await refuse(scope.get(LINK) or ASGILink(send), BadRequest(problem, param="host"))
                     return
                 if len(self._good) < _KNOWN:
                     self._good.add(host)
+            endpoint = self._lane.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
         await self.app(scope, receive, send)
 
     def _host(self, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -29,6 +29,11 @@ OWN_FIELDS = frozenset(
 """Taken out of the body before anyone else sees it."""
 _REFUSED = frozenset({"api_base", "base_url", "api_key", "api_version", "user_config"})
 _HEADER_OPTIONS = ("timeout", "num-retries", "tags", "stream-timeout")
+_OWN_HEADERS = frozenset(
+    prefix + name
+    for prefix in (b"x-tianji-", b"x-litellm-")
+    for name in (b"call-id", b"strict", b"timing", *(option.encode() for option in _HEADER_OPTIONS))
+)
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -184,6 +189,8 @@ def _check_options(options: dict[str, Any], guardrails: Any) -> None:
 
 
 def _headers(call: Call, headers: Mapping[bytes, bytes], options: dict[str, Any]) -> None:
+    if _OWN_HEADERS.isdisjoint(headers):
+        return
     get = headers.get
     ident = get(b"x-tianji-call-id") or get(b"x-litellm-call-id")
     if ident is not None and _ID.fullmatch(text := ident.decode("latin-1")):

@@ -7,33 +7,19 @@ connection calls back. One sweep a second over the open connections serves all c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-PRESENCE = "tianji.presence"
+from tianji.server.link import LINK, SocketLink
+
 HEADER_TIME = 10.0
 """Seconds from a request's first byte to the end of its headers, and from connecting to the first byte."""
 BODY_TIME = 30.0
 """Seconds without a byte of a request's body."""
 STALL_TIME = 30.0
 """Seconds in which a reader takes nothing of what is waiting for it."""
-
-
-class Presence:
-    """Whether the client is still there; `leave` is called, once, when it goes."""
-
-    __slots__ = ("gone", "leave")
-
-    def __init__(self) -> None:
-        self.gone = False
-        self.leave: Callable[[], Any] | None = None
-
-    def left(self) -> None:
-        self.gone = True
-        if self.leave is not None:
-            self.leave()
 
 
 class TianjiProtocol(HttpToolsProtocol):
@@ -55,19 +41,20 @@ class TianjiProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[PRESENCE] = Presence()  # type: ignore[literal-required]
         self._waiting = self._last
 
     def on_headers_complete(self) -> None:
         self._waiting = 0.0
         super().on_headers_complete()
+        # The application's task exists by now and has not run yet.
+        self.scope[LINK] = SocketLink(self.cycle)  # type: ignore[literal-required]
 
     def connection_lost(self, exc: Exception | None) -> None:
         cycle = self.cycle
         super().connection_lost(exc)
         if cycle is not None and not cycle.response_complete:
-            presence: Presence = cycle.scope[PRESENCE]  # type: ignore[literal-required]
-            presence.left()
+            link: SocketLink = cycle.scope[LINK]  # type: ignore[literal-required]
+            link.left()
 
     def sweep(self, now: float) -> None:
         """Close the connection if one of its clocks ran out."""

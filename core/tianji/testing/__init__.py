@@ -31,7 +31,7 @@ _EXPORTS = {
     # fakes
     "Answer": "tianji.testing.fakes",
     "FakeAssembly": "tianji.testing.fakes",
-    "FakeClock": "tianji.testing.services",
+    "FakeClock": "tianji.testing.clock",
     "FakeGateway": "tianji.testing.fakes",
     "Upstream": "tianji.testing.upstream",
     "gateway": "tianji.testing.gateway",
@@ -56,8 +56,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'tianji.testing' has no attribute {name!r}")
     from importlib import import_module
 
-    # The loaded name is not kept: `gateway` is also a submodule, and the import system binds submodules here.
-    return getattr(import_module(home), name)
+    value = getattr(import_module(home), name)
+    # Importing the submodule `gateway` has just bound the module under this name; the function is what is exported.
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
@@ -70,6 +72,7 @@ if TYPE_CHECKING:
     from tianji.testing.builders import make_deployment as make_deployment
     from tianji.testing.builders import make_principal as make_principal
     from tianji.testing.builders import make_record as make_record
+    from tianji.testing.clock import FakeClock as FakeClock
     from tianji.testing.fakes import Answer as Answer
     from tianji.testing.fakes import FakeAssembly as FakeAssembly
     from tianji.testing.fakes import FakeGateway as FakeGateway
@@ -81,7 +84,6 @@ if TYPE_CHECKING:
     from tianji.testing.imports import assert_imports_light as assert_imports_light
     from tianji.testing.purity import captured_logs as captured_logs
     from tianji.testing.purity import nothing_impure as nothing_impure
-    from tianji.testing.services import FakeClock as FakeClock
     from tianji.testing.suites.callback import CallbackSuite as CallbackSuite
     from tianji.testing.suites.extension import ExtensionSuite as ExtensionSuite
     from tianji.testing.suites.guardrail import GuardrailSuite as GuardrailSuite

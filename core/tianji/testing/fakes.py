@@ -21,9 +21,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tianji.errors import PluginError
+from tianji.ledger import MemoryLedger
+from tianji.memory import MemoryCounters, MemoryKV
 from tianji.model import Call, Chunk, Deployment, Reply, Wire, decode_json, encode_json
 from tianji.services import KV, OFFERED_BY, Assembly, Counters, Ledger
-from tianji.testing.services import FakeClock, MemoryCounters, MemoryKV, MemoryLedger
+from tianji.testing.clock import FakeClock
 
 if TYPE_CHECKING:
     import httpx
@@ -70,8 +72,8 @@ class FakeGateway:
 
     Args:
         config: What `gateway.config` is to be.
-        services: Implementations by Protocol; KV, Counters and Ledger are there without being asked for.
-        clock: Shared by those three.
+        services: Implementations by Protocol. KV, Counters and Ledger are the kernel's own where nothing else is given.
+        clock: What KV and Counters go by.
     """
 
     def __init__(
@@ -80,8 +82,8 @@ class FakeGateway:
         self.config: Any = {} if config is None else config
         self.clock = clock or FakeClock()
         self.services: dict[type[Any], Any] = {
-            KV: MemoryKV(self.clock),
-            Counters: MemoryCounters(self.clock),
+            KV: MemoryKV(clock=self.clock),
+            Counters: MemoryCounters(clock=self.clock),
             Ledger: MemoryLedger(),
             **(services or {}),
         }

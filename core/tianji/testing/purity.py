@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import datetime
+import io
 import logging
 import os
 import random
@@ -34,7 +35,18 @@ _FORBIDDEN: tuple[tuple[ModuleType | type, tuple[str, ...], str], ...] = (
     (socket, ("create_connection", "getaddrinfo", "gethostbyname"), "the network"),
     (socket.socket, ("connect", "connect_ex", "sendto"), "the network"),
     (builtins, ("open",), "a file"),
+    (io, ("open",), "a file"),
 )  # fmt: skip
+
+
+@contextmanager
+def no_network(what: str) -> Iterator[None]:
+    """While open, connecting to anything or resolving a name raises `Impure`, also on this machine."""
+    with ExitStack() as stack:
+        for home, names, thing in _FORBIDDEN:
+            for name in names if thing == "the network" else ():
+                stack.enter_context(mock.patch.object(home, name, _trap(what, thing, name, "there it may do no I/O")))
+        yield
 
 
 @contextmanager
@@ -64,9 +76,11 @@ def nothing_impure(*modules: str, what: str = "this") -> Iterator[None]:
         yield
 
 
-def _trap(what: str, thing: str, name: str) -> Callable[..., NoReturn]:
+def _trap(
+    what: str, thing: str, name: str, rule: str = "it must be a pure function of the call and the deployment"
+) -> Callable[..., NoReturn]:
     def trap(*args: Any, **kwargs: Any) -> NoReturn:
-        raise Impure(f"{what} reads {thing} ({name}); it must be a pure function of the call and the deployment")
+        raise Impure(f"{what} reads {thing} ({name}); {rule}")
 
     return trap
 

@@ -8,6 +8,7 @@ redirect and reads no environment: the attempt loop decides what a failure means
     dial.py         names, addresses, sockets        response.py    one answer, as its reader sees it
     decode.py       gzip and deflate                 pool.py        the connections of one origin, and who waits for one
     ticker.py       one timer for every clock        client.py      `Transport`
+    failures.py     what is raised in several places
 
 Wire format: https://www.rfc-editor.org/rfc/rfc9112 (HTTP/1.1), https://www.rfc-editor.org/rfc/rfc9110 (semantics).
 """

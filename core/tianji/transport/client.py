@@ -10,7 +10,8 @@ import msgspec
 
 from tianji.model import Wire
 from tianji.transport.dial import Names, Resolve
-from tianji.transport.pool import Pool, closed
+from tianji.transport.failures import closed
+from tianji.transport.pool import Pool
 from tianji.transport.request import Target, Targets, encode_request
 from tianji.transport.response import Response
 from tianji.transport.ticker import Ticker
@@ -90,10 +91,12 @@ class Transport:
         conn = pool.take()
         if conn is None:
             conn = await pool.acquire(connect=clocks.connect, headers_at=headers_at, total_at=total_at)
+            if self._closed:
+                conn.drop()
+                pool.free()
+                raise closed()
         response = Response(target.label)
-        waiter = conn.begin(
-            response, payload, bodiless=wire.method == "HEAD", headers_at=headers_at, total_at=total_at
-        )
+        waiter = conn.begin(response, payload, bodiless=wire.method == "HEAD", headers_at=headers_at, total_at=total_at)
         try:
             await waiter
         except BaseException:

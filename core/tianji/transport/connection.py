@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from tianji.errors import ProtocolError, Unavailable, UpstreamFailure
+from tianji.transport.failures import timed_out
 
 if TYPE_CHECKING:
     from tianji.transport.pool import Pool
@@ -28,6 +29,7 @@ HIGH_WATER = 64 * 1024
 """Bytes that may lie unread before the upstream is made to wait."""
 DRY_LIMIT = 64 * 1024
 """Bytes that a body may spend on framing (chunk extensions, trailers) before its next byte of content."""
+OVERSIZED = "sent oversized headers"
 PROBE_AFTER = 1.0
 """Seconds of rest after which the operating system is asked whether the peer has hung up."""
 
@@ -46,9 +48,9 @@ class Connection(asyncio.Protocol):
     """See the module. `response` is the exchange that is under way; it alone is told of trouble."""
 
     __slots__ = (
-        "bodiless", "clock", "deadline", "done", "dry", "fault", "got_head", "headers", "idle_since", "idle_until",
-        "interim", "loop", "parser", "parts", "paused", "pool", "response", "reusable", "size", "state", "ticker",
-        "total_at", "transport", "waiter",
+        "bodiless", "clock", "deadline", "done", "dry", "fault", "got_head", "head", "headers", "idle_since",
+        "idle_until", "interim", "loop", "parser", "parts", "paused", "pool", "response", "reusable", "size", "state",
+        "ticker", "total_at", "transport", "waiter",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -64,7 +66,7 @@ class Connection(asyncio.Protocol):
         self.headers: dict[str, str] = {}
         self.clock = ""
         self.deadline = self.total_at = self.idle_since = self.idle_until = 0.0
-        self.size = self.dry = 0
+        self.size = self.dry = self.head = 0
         self.bodiless = self.done = self.got_head = self.interim = self.paused = self.reusable = False
         self.fault: str | None = None
 
@@ -79,7 +81,7 @@ class Connection(asyncio.Protocol):
         response._conn = self
         self.parts = response._parts
         self.headers = {}
-        self.size = self.dry = 0
+        self.size = self.dry = self.head = 0
         self.done = self.got_head = self.interim = False
         self.bodiless = bodiless
         self.total_at = total_at
@@ -96,8 +98,6 @@ class Connection(asyncio.Protocol):
         return waiter
 
     def expire(self, now: float) -> None:
-        from tianji.transport.pool import timed_out
-
         code = "total_timeout" if now >= self.total_at else self.clock
         self.fail(timed_out(self.pool.target.label, code))
 
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
         if self.done and self.fault is None:
             self._finish()
         elif self.fault is None and self.dry > (DRY_LIMIT if self.got_head else self.pool.max_header_bytes):
-            self.fault = "sent too much framing without content" if self.got_head else "sent oversized headers"
+            self.fault = "sent too much framing without content" if self.got_head else OVERSIZED
         if self.fault is not None:
             self.fail(ProtocolError(f"{self.pool.target.label} {self.fault}"))
         elif self.got_head:
@@ -192,6 +192,10 @@ class Connection(asyncio.Protocol):
     def on_header(self, raw_name: bytes, raw_value: bytes) -> None:
         if self.got_head:
             return  # a trailer
+        self.head += len(raw_name) + len(raw_value) + 4
+        if self.head > self.pool.max_header_bytes:
+            self.fault = OVERSIZED
+            return
         name = _names.get(raw_name) or _name(raw_name)
         value = raw_value.decode("latin-1").strip(" \t")
         headers = self.headers
@@ -216,17 +220,12 @@ class Connection(asyncio.Protocol):
             self.fault = f"answered in HTTP/{version}"
         elif coding is not None and coding.lower() != "chunked":
             self.fault = "used a transfer coding that nobody asked for"
-        elif self.dry > self.pool.max_header_bytes and self._head_size() > self.pool.max_header_bytes:
-            self.fault = "sent oversized headers"
         self.got_head = True
         self.dry = 0
         self.reusable = parser.should_keep_alive()
         if self.bodiless:
             self.done = True
         response.accept(status, headers, version, body=not self.bodiless and status not in (204, 304))
-
-    def _head_size(self) -> int:
-        return sum(len(name) + len(value) + 4 for name, value in self.headers.items())
 
     def on_body(self, data: bytes) -> None:
         if self.done:
@@ -292,7 +291,9 @@ class Connection(asyncio.Protocol):
     def _broken(self, exc: Exception | None) -> None:
         label = self.pool.target.label
         if exc is not None or not (self.dry or self.got_head):
-            self.fail(Unavailable(f"{label} closed the connection before the end of its response", code="connection_error"))
+            self.fail(
+                Unavailable(f"{label} closed the connection before the end of its response", code="connection_error")
+            )
         elif self.got_head and "content-length" not in self.headers and "transfer-encoding" not in self.headers:
             self.reusable = False
             self._finish()

@@ -17,11 +17,12 @@ GZIP, ZLIB, BARE = 31, 15, -15
 class Inflater:
     """Push compressed bytes with `feed`, pull at most `limit` bytes with `take`."""
 
-    __slots__ = ("_began", "_data", "_wbits", "_z", "starved")
+    __slots__ = ("_bare", "_began", "_data", "_z", "starved")
 
     def __init__(self, coding: str) -> None:
-        self._wbits = ZLIB if coding == "deflate" else GZIP
-        self._z = zlib.decompressobj(self._wbits)
+        self._bare: bool | None = None if coding == "deflate" else False
+        """Whether there is no container; None until the first bytes tell."""
+        self._z = zlib.decompressobj(GZIP)
         self._data = b""
         self._began = False
         self.starved = True
@@ -30,6 +31,7 @@ class Inflater:
     def feed(self, data: bytes) -> None:
         self._data = self._data + data if self._data else data
         self.starved = False
+        self._began = True
 
     def take(self, limit: int) -> bytes:
         """The next bytes of the content; b"" when starved.
@@ -37,26 +39,29 @@ class Inflater:
         Raises:
             zlib.error: The data is not what the coding promised.
         """
+        if self._bare is None and not self._look():
+            return b""
         if self._z.eof and not self._next_member():
             return b""
-        data = self._data
-        try:
-            out = self._z.decompress(data, limit)
-        except zlib.error:
-            if self._wbits != ZLIB or self._began:
-                raise
-            self._wbits = BARE
-            self._z = zlib.decompressobj(BARE)
-            out = self._z.decompress(data, limit)
-        self._began = True
+        out = self._z.decompress(self._data, limit)
         self._data = self._z.unused_data if self._z.eof else self._z.unconsumed_tail
         # A full piece may have left more inside zlib, which comes out without further input.
         self.starved = not self._data and len(out) < limit
         return out
 
+    def _look(self) -> bool:
+        """Tell zlib's two-byte header (method 8, and a multiple of 31) from bare data."""
+        if len(self._data) < 2:
+            self.starved = True
+            return False
+        first, second = self._data[:2]
+        self._bare = first & 0x0F != 8 or (first << 8 | second) % 31 != 0
+        self._z = zlib.decompressobj(BARE if self._bare else ZLIB)
+        return True
+
     def _next_member(self) -> bool:
         """Step into the next gzip member. Padding behind the last one is dropped, as gzip itself does."""
-        if self._wbits != GZIP or self._data[:1] != b"\x1f":
+        if self._data[:1] != b"\x1f":
             self._data = b""
             self.starved = True
             return False
@@ -65,5 +70,5 @@ class Inflater:
 
     @property
     def whole(self) -> bool:
-        """No content has begun that has not ended."""
+        """Everything that began has ended. Nothing at all is whole too: an empty body has nothing to compress."""
         return self._z.eof or not self._began

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from tianji.errors import Failure, Overloaded, Timeout, Unavailable
+from tianji.errors import Failure, Overloaded, Unavailable
 from tianji.transport.connection import CLOSED, RESERVED, Connection
 from tianji.transport.dial import Names, connect_any
+from tianji.transport.failures import closed, reason, timed_out
 
 if TYPE_CHECKING:
     from tianji.transport.request import Target
@@ -62,6 +63,7 @@ class Pool:
         self.slots = 0
         self.idle: list[Connection] = []
         self.pending: deque[Turn] = deque()
+        self.unused_since = monotonic()
         self._names = names
         self._tls = tls
 
@@ -144,12 +146,12 @@ class Pool:
         try:
             addresses = await self._names.addresses(target.host, target.port)
         except (OSError, UnicodeError) as exc:
-            raise Unavailable(f"{target.host} does not resolve ({_reason(exc)})", code="dns_error") from exc
+            raise Unavailable(f"{target.host} does not resolve ({reason(exc)})", code="dns_error") from exc
         try:
             sock = await connect_any(addresses)
         except OSError as exc:
             self._names.forget(target.host, target.port)
-            raise Unavailable(f"{target.label} cannot be reached ({_reason(exc)})", code="connection_error") from exc
+            raise Unavailable(f"{target.label} cannot be reached ({reason(exc)})", code="connection_error") from exc
         try:
             if target.tls:
                 _, conn = await self.loop.create_connection(
@@ -158,9 +160,11 @@ class Pool:
             else:
                 _, conn = await self.loop.create_connection(self._connection, sock=sock)
         except ssl.SSLError as exc:
-            raise Unavailable(f"{target.label}: the TLS handshake failed ({_reason(exc)})", code="tls_error") from exc
+            raise Unavailable(f"{target.label}: the TLS handshake failed ({reason(exc)})", code="tls_error") from exc
         except OSError as exc:
-            raise Unavailable(f"{target.label} dropped the connection ({_reason(exc)})", code="connection_error") from exc
+            raise Unavailable(
+                f"{target.label} dropped the connection ({reason(exc)})", code="connection_error"
+            ) from exc
         return conn
 
     def _connection(self) -> Connection:
@@ -187,6 +191,7 @@ class Pool:
                 turn.future.set_result(None)
                 return
         self.slots -= 1
+        self.unused_since = monotonic()
 
     def expire(self, now: float) -> None:
         """End the waits in the queue that were too long."""
@@ -223,9 +228,9 @@ class Pool:
                 turn.future.set_exception(closed())
         self.close_idle()
 
-    @property
-    def unused(self) -> bool:
-        return not self.slots and not self.pending
+    def forgettable(self, now: float) -> bool:
+        """Nobody has used this origin for as long as a connection would be kept."""
+        return not self.slots and not self.pending and now - self.unused_since > self.keepalive
 
     def stats(self) -> dict[str, int]:
         idle = len(self.idle)
@@ -235,26 +240,3 @@ class Pool:
 def _first(connect: float, headers_at: float, total_at: float, code: str) -> tuple[float, str]:
     """The clock that ends first, and the code it ends with."""
     return min((monotonic() + connect, code), (headers_at, "headers_timeout"), (total_at, "total_timeout"))
-
-
-def timed_out(label: str, code: str) -> Timeout:
-    what = {
-        "connect_timeout": "did not accept a connection in time",
-        "headers_timeout": "sent no response headers in time",
-        "idle_timeout": "stopped sending in the middle of its response",
-        "total_timeout": "did not finish within the total time allowed",
-    }[code]
-    return Timeout(f"{label} {what}", code=code)
-
-
-def closed() -> Unavailable:
-    return Unavailable("the HTTP transport is closed", code="connection_error")
-
-
-def _reason(exc: BaseException) -> str:
-    """Why, in a word or a sentence that contains no address, path or content."""
-    if isinstance(exc, ssl.SSLCertVerificationError):
-        return exc.verify_message or "certificate verify failed"
-    if isinstance(exc, OSError):
-        return exc.strerror or type(exc).__name__
-    return type(exc).__name__

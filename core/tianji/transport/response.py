@@ -68,20 +68,20 @@ class Response:
             Unavailable: The connection was lost.
             ProtocolError: The body is cut short, wrongly framed or wrongly compressed.
         """
-        parts = self._parts
+        parts, inflater = self._parts, self._inflater
         while True:
-            if parts:
-                data = parts[0] if len(parts) == 1 else b"".join(parts)
-                parts.clear()
-                if self._inflater is None:
-                    return data
-                self._inflater.feed(data)
-            if self._inflater is not None and not self._inflater.starved:
-                data = self._inflate(self._inflater)
+            if inflater is not None and not inflater.starved:
+                data = self._inflate(inflater)
                 if data:
                     return data
+            elif parts:
+                data = parts[0] if len(parts) == 1 else b"".join(parts)
+                parts.clear()
+                if inflater is None:
+                    return data
+                inflater.feed(data)
             elif self.complete:
-                if self._inflater is not None and not self._inflater.whole:
+                if inflater is not None and not inflater.whole:
                     raise ProtocolError(f"{self._label} cut its compressed body short")
                 return b""
             elif self._error is not None:

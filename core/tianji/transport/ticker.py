@@ -28,7 +28,7 @@ class Ticker:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._swept = 0.0
+        self._swept = monotonic()
         self.busy: set[Connection] = set()
         self.pools: dict[str, Pool] = {}
         self.fast = False
@@ -70,5 +70,5 @@ class Ticker:
     def _sweep(self, now: float) -> None:
         for pool in list(self.pools.values()):
             pool.retire(now)
-            if pool.unused:
+            if pool.forgettable(now):
                 del self.pools[pool.target.key]

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from tianji_provider_anthropic import Anthropic
 
-from tianji import Call, Secret, Wire, decode_json, encode_json
-from tianji.testing import ProviderSuite, make_call, make_deployment
+from tianji import BadRequest, Call, Secret, Wire, decode_json, encode_json
+from tianji.model import sse_encode
+from tianji.testing import ProviderSuite, make_call, make_deployment, read_stream, summarise
 
 
 class TestAnthropic(ProviderSuite):
@@ -93,7 +94,8 @@ def test_a_chat_client_cannot_choose_the_version() -> None:
 
 
 def test_only_the_model_changes_in_the_bytes() -> None:
-    raw = b'{ "messages": [{"role":"user","content":"\\"model\\": \\"g\\" \xc3\xa9"}],\n "model" :  "g", "max_tokens": 1.0e1 }'
+    content = b'"\\"model\\": \\"g\\" \xc3\xa9"'
+    raw = b'{ "messages": [{"role":"user","content":%b}],\n "model" :  "g", "max_tokens": 1.0e1 }' % content
     assert encode(native(raw), model="claude-x").body == raw.replace(b'"model" :  "g"', b'"model" :  "claude-x"')
 
 
@@ -195,7 +197,7 @@ def test_thinking_as_given_is_passed_on() -> None:
 @pytest.mark.parametrize(
     ("model", "sent", "kept", "dropped"),
     [
-        ("claude-3-haiku-20240307", {"temperature": 0.1, "top_p": 0.9, "top_k": 4}, {"temperature": 0.1, "top_p": 0.9, "top_k": 4}, ()),
+        ("claude-3-haiku-20240307", {"top_p": 0.9, "top_k": 4}, {"top_p": 0.9, "top_k": 4}, ()),
         ("claude-sonnet-4-5", {"temperature": 0.1, "top_p": 0.9}, {"temperature": 0.1}, ("top_p",)),
         ("claude-opus-4-8", {"temperature": 0.1, "top_p": 0.9, "top_k": 4}, {}, ("temperature", "top_p", "top_k")),
         ("claude-opus-4-8", {"temperature": 1}, {}, ()),
@@ -241,6 +243,12 @@ def test_a_lone_system_message_becomes_the_user_turn() -> None:
     assert "system" not in body
 
 
+def test_a_file_that_is_not_base64_is_refused() -> None:
+    part = {"type": "file", "file": {"file_data": "data:text/plain;base64,A"}}
+    with pytest.raises(BadRequest):
+        chat(messages=[{"role": "user", "content": [part]}])
+
+
 def test_legacy_function_turns_find_each_other() -> None:
     turns = [
         *HELLO,
@@ -255,16 +263,83 @@ def test_legacy_function_turns_find_each_other() -> None:
 
 def test_a_message_that_is_whole_from_the_start() -> None:
     """Between the tool calls of a running program Anthropic streams a finished message without any delta."""
-    from tianji.testing import read_stream, summarise
-
     message = {
         "id": "msg_1", "type": "message", "role": "assistant", "model": "m", "stop_reason": "tool_use",
         "content": [{"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": 1}}],
         "usage": {"input_tokens": 3, "output_tokens": 2},
     }  # fmt: skip
-    events = [{"type": "message_start", "message": message}, {"type": "message_stop"}]
-    data = b"".join(b"event: %b\ndata: %b\n\n" % (event["type"].encode(), encode_json(event)) for event in events)
+    data = sse_encode([{"type": "message_start", "message": message}, {"type": "message_stop"}], named=True)
     found = summarise(read_stream(provider(), make_call(), data))
     assert found["tool_calls"] == [{"id": "toolu_1", "name": "f", "arguments": {"a": 1}}]
     assert found["finish_reason"] == "tool_calls"
     assert found["usage"]["total_tokens"] == 5
+
+
+CHAT: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "file", "file": {"file_data": "data:text/plain;base64,AAAA", "filename": "f"}},
+                {"type": "input_audio", "input_audio": {}},
+            ],
+        },
+        {
+            "role": "assistant",
+            "thinking_blocks": [{"type": "thinking", "thinking": "t", "signature": "s"}],
+            "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}],
+            "function_call": {"name": "f", "arguments": "{}"},
+        },
+        {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "r"}]},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+    "web_search_options": {"user_location": {"approximate": {"city": "Oslo"}}},
+    "reasoning_effort": "low",
+    "thinking": {"type": "enabled", "budget_tokens": 1024},
+    "output_config": {"effort": "low"},
+    "metadata": {"user_id": "u"},
+    "stop": ["x"],
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "max_tokens": 100,
+}
+
+
+def damaged(value: Any) -> list[Any]:
+    """Copies of a JSON value with each of its parts in turn replaced by something of another type."""
+    copies: list[Any] = []
+    odds: tuple[Any, ...] = (None, 1, "x", [], [None], {}, True)
+    paths: list[list[Any]] = [[]]
+    while paths:
+        path = paths.pop()
+        holder = value
+        for step in path:
+            holder = holder[step]
+        for key in holder if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ():
+            paths.append([*path, key])
+            for odd in odds:
+                copy = decode_json(encode_json(value))
+                inner = copy
+                for step in path:
+                    inner = inner[step]
+                inner[key] = odd
+                copies.append(copy)
+    return copies
+
+
+def test_damaged_chat_requests_are_encoded_or_refused() -> None:
+    encoded = 0
+    for body in damaged(CHAT):
+        if not isinstance(body["messages"], list):
+            continue  # the dialect has refused it
+        try:
+            encode_json(encode(make_call(body)).body)
+            encoded += 1
+        except BadRequest:
+            continue
+    assert encoded > 400

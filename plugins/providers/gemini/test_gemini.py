@@ -17,7 +17,7 @@ class TestGemini(ProviderSuite):
     wire = "wire"
 
 
-GEMINI = Gemini(None, instance="gemini", gateway=None)  # type: ignore[arg-type]  # it asks the gateway nothing
+GEMINI = Gemini(None, instance="gemini", gateway=None)  # what is tested asks the gateway nothing
 USER = [{"role": "user", "content": "Hi"}]
 
 
@@ -325,6 +325,12 @@ def test_code_is_fenced_alike_whole_and_streamed() -> None:
     expected = "Run:\n```python\nprint(6)\n```\n```\n6\n```\nSix."
     assert decoded(answer(*parts))["message"]["content"] == expected
     assert summarise(streamed(*(answer(part) for part in parts)))["text"] == expected
+
+
+def test_prompt_that_is_counted_in_the_total_only() -> None:
+    meta = {"candidatesTokenCount": 1, "thoughtsTokenCount": 117, "totalTokenCount": 693}
+    usage = GEMINI.decode(make_call(), {**answer({"text": "x"}), "usageMetadata": meta})["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (575, 118, 693)
 
 
 def test_audio_and_several_candidates() -> None:

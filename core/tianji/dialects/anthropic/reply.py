@@ -7,27 +7,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from tianji.dialects.anthropic.wire import STOP_OF_FINISH, usage_to_anthropic
+from tianji.dialects.anthropic.wire import STOP_OF_FINISH, as_dict, as_dicts, as_str, usage_to_anthropic
 from tianji.dialects.usage import from_openai
 from tianji.model import Call, decode_json
 
 
 def from_chat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
     """The first choice of a completion as a Message, in the order thinking, text, tool use."""
-    choice: dict[str, Any] = next(iter(body.get("choices") or ()), {})
-    message = choice.get("message") or {}
+    choice = next(iter(as_dicts(body.get("choices"))), {})
+    message = as_dict(choice.get("message"))
     content = thinking_blocks(message)
     if text := text_of(message.get("content")) or text_of(message.get("refusal")):
         content.append({"type": "text", "text": text})
-    tools = [tool_use(tool) for tool in message.get("tool_calls") or () if type(tool) is dict]
+    id = as_str(body.get("id")) or call.id
+    tools = [tool_use(tool) for tool in as_dicts(message.get("tool_calls"))]
     if not tools and type(legacy := message.get("function_call")) is dict:
-        tools = [tool_use({"id": f"toolu_{body.get('id') or call.id}", "function": legacy})]
+        tools = [tool_use({"id": f"toolu_{id}", "function": legacy})]
     content += tools
     reason, sequence = stop_reason(choice, tools=bool(tools))
     if message.get("refusal") and not message.get("content"):
         reason = "refusal"
     return {
-        "id": message_id(body.get("id") or call.id),
+        "id": message_id(id),
         "type": "message",
         "role": "assistant",
         "model": call.model,
@@ -40,7 +41,7 @@ def from_chat(call: Call, body: dict[str, Any]) -> dict[str, Any]:
 
 def thinking_blocks(message: dict[str, Any]) -> list[dict[str, Any]]:
     """The signed blocks where the provider gave them, else its reasoning as one unsigned block."""
-    blocks = [block for block in message.get("thinking_blocks") or () if type(block) is dict and block.get("type")]
+    blocks = [block for block in as_dicts(message.get("thinking_blocks")) if block.get("type")]
     if blocks:
         return blocks
     reasoning = reasoning_of(message)
@@ -59,9 +60,7 @@ def text_of(content: Any) -> str:
     """The text of a chat content, a string or a list of parts."""
     if type(content) is str:
         return content
-    if type(content) is not list:
-        return ""
-    return "".join(part["text"] for part in content if type(part) is dict and type(part.get("text")) is str)
+    return "".join(as_str(part.get("text")) for part in as_dicts(content))
 
 
 def tool_use(tool: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def tool_use(tool: dict[str, Any]) -> dict[str, Any]:
     `input` must be an object. Arguments that are none are kept under `raw_arguments`: a client that checks its schema
     refuses them, where an empty object could pass for a call without arguments.
     """
-    function = tool.get("function") or {}
+    function = as_dict(tool.get("function"))
     arguments = function.get("arguments")
     parsed: Any = arguments if type(arguments) is dict else {}
     if type(arguments) is str and arguments.strip():
@@ -80,7 +79,7 @@ def tool_use(tool: dict[str, Any]) -> dict[str, Any]:
             parsed = None
         if type(parsed) is not dict:
             parsed = {"raw_arguments": arguments}
-    return {"type": "tool_use", "id": tool.get("id") or "", "name": function.get("name") or "", "input": parsed}
+    return {"type": "tool_use", "id": as_str(tool.get("id")), "name": as_str(function.get("name")), "input": parsed}
 
 
 def stop_reason(choice: dict[str, Any], *, tools: bool) -> tuple[str, str | None]:
@@ -92,7 +91,7 @@ def stop_reason(choice: dict[str, Any], *, tools: bool) -> tuple[str, str | None
     sequence = choice.get("stop_sequence") or choice.get("stop_reason")
     if type(sequence) is str and sequence and choice.get("finish_reason") in ("stop", "stop_sequence"):
         return "stop_sequence", sequence
-    reason = STOP_OF_FINISH.get(choice.get("finish_reason") or "stop", "end_turn")
+    reason = STOP_OF_FINISH.get(as_str(choice.get("finish_reason")) or "stop", "end_turn")
     return ("tool_use" if tools and reason == "end_turn" else reason), None
 
 

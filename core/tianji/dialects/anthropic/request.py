@@ -13,6 +13,7 @@ import re
 from hashlib import sha256
 from typing import Any
 
+from tianji.dialects.anthropic.wire import as_dict, as_dicts, as_str
 from tianji.model import Call, encode_json
 
 _SAME = ("model", "max_tokens", "temperature", "top_p")
@@ -31,7 +32,7 @@ def to_chat(call: Call) -> dict[str, Any]:
     messages: list[dict[str, Any]] = []
     if (system := body.get("system")) and (content := _parts(call, _blocks(system))):
         messages.append({"role": "system", "content": _plain(content, "\n\n")})
-    for message in body.get("messages") or ():
+    for message in as_dicts(body.get("messages")):
         role = message.get("role")
         blocks = _blocks(message.get("content"))
         if role == "assistant":
@@ -64,10 +65,10 @@ def to_chat(call: Call) -> dict[str, Any]:
 
 def _output(call: Call, body: dict[str, Any], chat: dict[str, Any]) -> None:
     """Effort and structured output."""
-    config = _dict(body.get("output_config"))
-    form = _dict(config.get("format") or body.get("output_format"))
+    config = as_dict(body.get("output_config"))
+    form = as_dict(config.get("format") or body.get("output_format"))
     if form.get("type") == "json_schema":
-        schema = _dict(form.get("schema"))
+        schema = as_dict(form.get("schema"))
         wanted: dict[str, Any] = {"name": "response", "schema": schema}
         if _strict(schema):
             wanted["strict"] = True
@@ -77,7 +78,7 @@ def _output(call: Call, body: dict[str, Any], chat: dict[str, Any]) -> None:
     for field in config:
         if field not in ("format", "effort"):
             call.drop("output_config." + _named(field))
-    thinking = _dict(body.get("thinking"))
+    thinking = as_dict(body.get("thinking"))
     if thinking.get("type") == "enabled":
         chat["reasoning_effort"] = _effort_of(thinking.get("budget_tokens"))
     elif thinking.get("type") != "disabled" and (effort := _EFFORT.get(str(config.get("effort")))):
@@ -98,8 +99,9 @@ def _strict(schema: Any) -> bool:
     if type(schema) is not dict:
         return True
     if schema.get("type") == "object" or "properties" in schema:
-        properties = _dict(schema.get("properties"))
-        if schema.get("additionalProperties") is not False or set(schema.get("required") or ()) != properties.keys():
+        required = schema.get("required")
+        names = [name for name in required if type(name) is str] if type(required) is list else []
+        if schema.get("additionalProperties") is not False or set(names) != as_dict(schema.get("properties")).keys():
             return False
     return all(_strict(value) for value in schema.values())
 
@@ -109,11 +111,11 @@ def _strict(schema: Any) -> bool:
 
 def _tools(call: Call, body: dict[str, Any], chat: dict[str, Any]) -> None:
     tools, left_out = [], set()
-    for tool in body.get("tools") or ():
+    for tool in as_dicts(body.get("tools")):
         kind = tool.get("type")
         if kind not in (None, "custom"):
             call.drop("tools." + _named(kind))
-            left_out.add(tool.get("name"))
+            left_out.add(as_str(tool.get("name")))
             continue
         function = {"name": tool.get("name"), "description": tool.get("description"),
                     "parameters": tool.get("input_schema"), "strict": tool.get("strict")}  # fmt: skip
@@ -123,14 +125,14 @@ def _tools(call: Call, body: dict[str, Any], chat: dict[str, Any]) -> None:
         }
         if tool.get("cache_control"):
             fresh["cache_control"] = tool["cache_control"]
-        for field in tool.keys() - function.keys() - {"type", "input_schema", "cache_control"}:
+        for field in sorted(tool.keys() - function.keys() - {"type", "input_schema", "cache_control"}):
             call.drop("tools." + _named(field))
         tools.append(fresh)
     if tools:
         chat["tools"] = tools
-    choice = _dict(body.get("tool_choice"))
+    choice = as_dict(body.get("tool_choice"))
     kind, name = choice.get("type"), choice.get("name")
-    if not tools or (kind == "tool" and name in left_out):
+    if not tools or (kind == "tool" and as_str(name) in left_out):
         if choice:
             call.drop("tool_choice")
         return
@@ -155,7 +157,7 @@ def _assistant(call: Call, blocks: list[dict[str, Any]]) -> dict[str, Any]:
         message["content"] = ""
     if thinking:
         message["thinking_blocks"] = thinking
-        if reasoning := "".join(block.get("thinking") or "" for block in thinking):
+        if reasoning := "".join(as_str(block.get("thinking")) for block in thinking):
             message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = calls
@@ -220,7 +222,7 @@ def _parts(call: Call, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if kind != "text":
                 call.drop("messages." + _named(kind))
             continue
-        if kind == "document" and _dict(block.get("citations")).get("enabled"):
+        if kind == "document" and as_dict(block.get("citations")).get("enabled"):
             call.drop("messages.document.citations")
         if block.get("cache_control"):
             made[-1]["cache_control"] = block["cache_control"]
@@ -231,15 +233,15 @@ def _parts(call: Call, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _part(block: dict[str, Any]) -> list[dict[str, Any]] | None:
     kind = block.get("type")
     if kind == "text":
-        return [{"type": "text", "text": block["text"]}] if block.get("text") else None
+        return [{"type": "text", "text": text}] if (text := as_str(block.get("text"))) else None
     if kind == "image":
-        url = _url(_dict(block.get("source")))
+        url = _url(as_dict(block.get("source")))
         return None if url is None else [{"type": "image_url", "image_url": {"url": url}}]
     if kind == "document":
-        return _document(block, _dict(block.get("source")))
+        return _document(block, as_dict(block.get("source")))
     if kind == "search_result":
-        lines = [str(block.get("title") or ""), str(block.get("source") or "")]
-        lines += [str(item.get("text") or "") for item in _blocks(block.get("content"))]
+        lines = [as_str(block.get("title")), as_str(block.get("source"))]
+        lines += [as_str(item.get("text")) for item in _blocks(block.get("content"))]
         return [{"type": "text", "text": "\n".join(line for line in lines if line)}]
     return None
 
@@ -280,11 +282,7 @@ def _plain(parts: list[dict[str, Any]], glue: str | None) -> str | list[dict[str
 def _blocks(content: Any) -> list[dict[str, Any]]:
     if type(content) is str:
         return [{"type": "text", "text": content}]
-    return [block for block in content if type(block) is dict] if type(content) is list else []
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if type(value) is dict else {}
+    return as_dicts(content)
 
 
 def _named(field: Any) -> str:

@@ -10,7 +10,15 @@ from collections import deque
 from typing import Any
 
 from tianji.dialects.anthropic.reply import message_id, reasoning_of, stop_reason, text_of
-from tianji.dialects.anthropic.wire import failure_of, merge_usage, usage_from_anthropic, usage_to_anthropic
+from tianji.dialects.anthropic.wire import (
+    as_dict,
+    as_dicts,
+    as_str,
+    failure_of,
+    merge_usage,
+    usage_from_anthropic,
+    usage_to_anthropic,
+)
 from tianji.dialects.base import ChatStream
 from tianji.dialects.usage import from_openai
 from tianji.errors import ProtocolError
@@ -75,10 +83,10 @@ class _Writer:
     def push(self, chunk: dict[str, Any]) -> Events:
         events = self._begin(chunk)
         self.usage = from_openai(chunk.get("usage")) or self.usage
-        for choice in chunk.get("choices") or ():
+        for choice in as_dicts(chunk.get("choices")):
             if choice.get("index", 0) != 0:
                 continue
-            self._take(choice.get("delta") or {})
+            self._take(as_dict(choice.get("delta")))
             if choice.get("finish_reason"):
                 self.choice = choice
         return events + self._flush()
@@ -104,7 +112,7 @@ class _Writer:
             return []
         self.begun = True
         message: dict[str, Any] = {
-            "id": message_id(chunk.get("id") or self.call.id),
+            "id": message_id(as_str(chunk.get("id")) or self.call.id),
             "type": "message",
             "role": "assistant",
             "model": self.call.model,
@@ -121,14 +129,12 @@ class _Writer:
             block = self._tail("thinking")
             block.reasoned = True
             block.pending.append({"type": "thinking_delta", "thinking": reasoning})
-        for item in delta.get("thinking_blocks") or ():
-            if type(item) is dict:
-                self._thinking(item)
+        for item in as_dicts(delta.get("thinking_blocks")):
+            self._thinking(item)
         if text := text_of(delta.get("content")) or text_of(delta.get("refusal")):
             self._tail("text").pending.append({"type": "text_delta", "text": text})
-        for tool in delta.get("tool_calls") or ():
-            if type(tool) is dict:
-                self._tool(tool)
+        for tool in as_dicts(delta.get("tool_calls")):
+            self._tool(tool)
         if type(legacy := delta.get("function_call")) is dict:
             self._tool({"index": 0, "function": legacy})
 
@@ -152,14 +158,14 @@ class _Writer:
             block.done = True
 
     def _tool(self, tool: dict[str, Any]) -> None:
-        function = tool.get("function") or {}
+        function = as_dict(tool.get("function"))
         index = tool.get("index")
         if type(index) is not int:  # some servers send whole calls without an index
             index = len(self.tools) if tool.get("id") or not self.tools else len(self.tools) - 1
         block = self.tools.get(index)
         if block is None:
-            id = tool.get("id") or f"toolu_{self.call.id}_{index}"
-            start: dict[str, Any] = {"type": "tool_use", "id": id, "name": function.get("name") or "", "input": {}}
+            id = as_str(tool.get("id")) or f"toolu_{self.call.id}_{index}"
+            start: dict[str, Any] = {"type": "tool_use", "id": id, "name": as_str(function.get("name")), "input": {}}
             block = self.tools[index] = _Block(start, tool=index)
             self.row.append(block)
         arguments = function.get("arguments")
@@ -230,15 +236,13 @@ class MessagesMonitor:
         event = _decode(data)
         kind = event.get("type")
         if kind == "message_start":
-            message = event.get("message")
-            message = message if type(message) is dict else {}
-            self.model = message.get("model") or self.model
+            message = as_dict(event.get("message"))
+            self.model = as_str(message.get("model")) or self.model
             self._usage = merge_usage({}, message.get("usage"))
             self.usage = usage_from_anthropic(self._usage)
         elif kind == "message_delta":
             self._usage = merge_usage(self._usage, event.get("usage"))
-            delta = event.get("delta")
-            if type(delta) is dict and delta.get("stop_reason"):
+            if as_dict(event.get("delta")).get("stop_reason"):
                 self.finished = True
             self.usage = usage_from_anthropic(self._usage)
         elif kind == "message_stop":

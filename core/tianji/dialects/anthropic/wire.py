@@ -53,7 +53,7 @@ def usage_from_anthropic(usage: Any) -> Usage | None:
     if type(usage) is not dict or ("input_tokens" not in usage and "output_tokens" not in usage):
         return None
     read = _int(usage.get("cache_read_input_tokens"))
-    created = _dict(usage.get("cache_creation"))
+    created = as_dict(usage.get("cache_creation"))
     one_hour = _int(created.get("ephemeral_1h_input_tokens"))
     written = _int(usage.get("cache_creation_input_tokens")) or (
         one_hour + _int(created.get("ephemeral_5m_input_tokens"))
@@ -64,8 +64,8 @@ def usage_from_anthropic(usage: Any) -> Usage | None:
         cache_read_tokens=read,
         cache_write_tokens=written,
         cache_write_1h_tokens=min(one_hour, written),
-        reasoning_tokens=_int(_dict(usage.get("output_tokens_details")).get("thinking_tokens")),
-        web_searches=_int(_dict(usage.get("server_tool_use")).get("web_search_requests")),
+        reasoning_tokens=_int(as_dict(usage.get("output_tokens_details")).get("thinking_tokens")),
+        web_searches=_int(as_dict(usage.get("server_tool_use")).get("web_search_requests")),
     )
 
 
@@ -127,5 +127,14 @@ def _int(value: object) -> int:
     return value if type(value) is int and value > 0 else int(value) if type(value) is float and value > 0 else 0
 
 
-def _dict(value: object) -> dict[str, Any]:
+def as_str(value: object) -> str:
+    return value if type(value) is str else ""
+
+
+def as_dict(value: object) -> dict[str, Any]:
     return value if type(value) is dict else {}
+
+
+def as_dicts(value: object) -> list[dict[str, Any]]:
+    """The objects in a list; empty for anything else."""
+    return [item for item in value if type(item) is dict] if type(value) is list else []

@@ -21,8 +21,7 @@ from typing import Any
 
 import pytest
 
-from tianji.errors import Failure
-from tianji.model import Record, Usage
+from tianji.model import Cost, Record, Usage
 from tianji.plugin import Callback
 from tianji.testing.builders import make_attempt, make_record
 from tianji.testing.fakes import Answer, FakeGateway, Sent
@@ -30,13 +29,12 @@ from tianji.testing.purity import captured_logs
 from tianji.testing.suites.base import Suite, assert_unseen, start, stop
 
 PROMPT, REPLY = "the-prompt-of-the-call", "the-reply-to-the-call"
-_NOTHING: dict[str, Any] = {
-    name: None
-    for name in (
+_NOTHING: dict[str, Any] = dict.fromkeys(
+    (
         "error", "key_alias", "user_id", "team_id", "org_id", "end_user", "usage", "cost", "time_to_first_token",
         "request", "response",
     )
-}  # fmt: skip
+)  # fmt: skip
 
 
 class CallbackSuite(Suite):
@@ -78,7 +76,7 @@ class CallbackSuite(Suite):
     async def test_every_kind_of_record(self, kind: str) -> None:
         """`export` fails on a record that the gateway does produce, so the whole batch would be lost.
 
-        All fields typed `| None` can be None, most of all `usage`, `cost` and `cost.nano`: an unknown price is not zero.
+        All fields typed `| None` can be None, most of all `usage`, `cost` and `cost.nano`; an unknown price is not 0.
         """
         await self.export([make_record(), _record(kind), make_record()])
 
@@ -93,11 +91,11 @@ class CallbackSuite(Suite):
         await start(callback, gateway)
         records = [make_record(id=f"call-{n}", metadata={"n": n}) for n in range(3)]
         before = copy.deepcopy([record.metadata for record in records])
-        known = [sys.getrefcount(record) for record in records]
+        known = [sys.getrefcount(records[n]) for n in range(len(records))]
         await callback.export(records)
         gc.collect()
         assert [record.metadata for record in records] == before
-        kept = [record.id for record, count in zip(records, known, strict=True) if sys.getrefcount(record) > count]
+        kept = [records[n].id for n in range(len(records)) if sys.getrefcount(records[n]) > known[n]]
         await stop(callback, gateway)
         assert not kept, f"still referred to after export: {kept}"
 
@@ -141,7 +139,6 @@ class CallbackSuite(Suite):
             except AssertionError:
                 raise
             except Exception as error:  # noqa: BLE001 - any exception tells the kernel
-                assert not isinstance(error, Failure) or error.message
                 told = "".join(traceback.format_exception_only(error))
             else:
                 raise AssertionError(f"export returned although the peer answered: {fault}")
@@ -191,7 +188,7 @@ def _record(kind: str) -> Record:
         "partial": {"status": "partial", "stream": True, "usage": Usage(10, 3, estimated=True), "error": error},
         "cancelled": {"status": "cancelled", "http_status": 499, "stream": True, "response": None},
         "stream": {"stream": True, "time_to_first_token": 0.1, "attempts": (failed, make_attempt(number=2))},
-        "unknown price": {"cost": type(make_record().cost)(None)},  # type: ignore[misc]
+        "unknown price": {"cost": Cost(None)},
         "odd text": {
             "metadata": {"quote": '"\\\n\u2028', "nested": {"list": [1, None, True, 1.5]}, "": "\x00"},
             "tags": ("a,b", "c=d", "ü🌉"),

@@ -83,12 +83,12 @@ class GuardrailSuite(Suite):
     # -- pre_call ------------------------------------------------------------------------------------------------------
 
     @pytest.mark.asyncio
-    @pytest.mark.parametrize("form", ["string", "parts", "tool"])
+    @pytest.mark.parametrize("form", ["string", "parts", "tool", "anthropic"])
     async def test_pre_call(self, form: str) -> None:
         """A prompt passes that must be blocked, is blocked that must pass, or is not rewritten.
 
-        `form` is where the text stands: a string, a list of parts, or the result of a tool. Judge `content.texts`;
-        never read `call.body`, whose shape depends on the client's dialect.
+        `form` is where the text stands: a string, a list of parts, the result of a tool, or a request in Anthropic's
+        dialect. Judge `content.texts`; never read `call.body`, whose shape depends on the client's dialect.
         """
         self._need("prompt")
         guardrail = self.make_guardrail("pre_call")
@@ -340,6 +340,9 @@ def _break(gateway: FakeGateway, fault: str) -> list[str]:
 def _asking(text: str, form: str = "string") -> Call:
     """A call with the text in its last message."""
     message: dict[str, Any] = {"role": "user", "content": text}
+    if form == "anthropic":
+        message["content"] = [{"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}]
+        return make_call({"model": "m", "max_tokens": 10, "messages": [message]}, dialect="anthropic-messages")
     if form == "parts":
         image = {"type": "image_url", "image_url": {"url": "https://example.invalid/i.png"}}
         message["content"] = [{"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}, image]

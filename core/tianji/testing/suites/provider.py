@@ -22,9 +22,10 @@ from tianji.model import Deployment, Op
 from tianji.plugin import Provider
 from tianji.providers import HTTPProvider, OpenAICompatible
 from tianji.testing.builders import make_deployment
+from tianji.testing.fakes import FakeGateway
 from tianji.testing.generic import generic_goldens
 from tianji.testing.goldens import Golden, load_goldens
-from tianji.testing.pytest_plugin import is_local
+from tianji.testing.hygiene import is_local
 from tianji.testing.suites.base import docs_of
 from tianji.testing.suites.provider_answers import AnswerTests
 from tianji.testing.suites.provider_requests import RequestTests
@@ -65,6 +66,10 @@ class ProviderSuite(RequestTests, AnswerTests):
             streams = [golden for golden in self.goldens() if golden.streams]
             metafunc.parametrize("stream", streams, ids=[golden.name for golden in streams])
 
+    def make_plugin(self, gateway: FakeGateway | None = None) -> Any:
+        """A fresh instance, as the kernel makes one: without settings, which each deployment carries for itself."""
+        return self.plugin(None, instance=self.plugin.name, gateway=gateway or self.make_gateway())
+
     def make_deployment(self, **fields: Any) -> Deployment:
         """A deployment of this provider with the suite's settings."""
         base = {"provider": self.plugin.name, "api_base": self.api_base, "settings": self.make_settings()}
@@ -90,7 +95,6 @@ class ProviderSuite(RequestTests, AnswerTests):
         Compare the class with `Provider`, `HTTPProvider` and `OpenAICompatible`, where each attribute is explained.
         """
         plugin = self.plugin
-        assert "Docs: http" in docs_of(plugin), "the module's docstring has no `Docs: <url>` of the vendor's reference"
         assert isinstance(plugin.ops, frozenset), "`ops` is a frozenset of Op"
         assert plugin.ops, "`ops` is empty: the provider can do nothing"
         assert all(isinstance(op, Op) for op in plugin.ops)
@@ -99,6 +103,7 @@ class ProviderSuite(RequestTests, AnswerTests):
         assert plugin.api_key_env or not plugin.needs_key, "it needs a key and names no variable in `api_key_env`"
         if not issubclass(plugin, HTTPProvider):
             return
+        assert "Docs: http" in docs_of(plugin), "the module's docstring has no `Docs: <url>` of the vendor's reference"
         base = urlsplit(self.api_base or plugin.base_url)
         assert base.hostname, "neither the class has a `base_url` nor the suite an `api_base`"
         assert base.scheme == "https" or is_local(base.hostname), "keys go over https, but for this machine"

@@ -207,6 +207,22 @@ class AnswerTests(Suite):
                     assert isinstance(tool["function"].get("arguments", ""), str), "arguments are JSON as a string"
         assert any(isinstance(reason, str) for reason in reasons), "no choice says why it ended (finish_reason)"
 
+    def test_what_is_forwarded_needs_no_decoding(self, golden: Golden) -> None:
+        """The class declares the client's dialect in `native`, so `decode` and `decoder` will never run for it.
+
+        The kernel forwards answers in a native dialect as they came. A provider with a wire format of its own says
+        `native = frozenset()`; one whose answers need a touch returns True from `rewrites`.
+        """
+        provider, call = self.http_provider(), golden.make_call()
+        if call.dialect not in provider.native or provider.rewrites(call) or golden.reply.failure is not None:
+            return
+        if golden.streams:
+            came: Any = [event.data for event in self._events(provider, golden) if isinstance(event.data, dict)]
+        else:
+            came = whole_answer(b"".join(golden.upstream.pieces()))
+        if call.dialect.startswith("openai-"):
+            assert self._read(provider, golden) == came, f"decoding changes the answer, and {call.dialect} is native"
+
     # -- damage --------------------------------------------------------------------------------------------------------
 
     def test_decoder_survives_garbage(self) -> None:

@@ -10,7 +10,8 @@ from base64 import b64decode
 from collections.abc import Iterable
 from typing import Any
 
-from tianji import Call, decode_json
+from tianji import BadRequest, Call, decode_json
+from tianji.dialects.anthropic.wire import as_dict, as_dicts
 
 Blocks = list[dict[str, Any]]
 
@@ -32,6 +33,8 @@ class Conversation:
 
     def read(self, messages: Iterable[Any]) -> None:
         for message in messages:
+            if type(message) is not dict:
+                raise BadRequest("A message must be an object.", param="messages")
             role = message.get("role")
             if role in ("system", "developer"):
                 self._system(message)
@@ -78,16 +81,16 @@ class Conversation:
                 block["text"] = block["text"].rstrip()
 
     def _assistant(self, message: dict[str, Any]) -> Blocks:
-        blocks = [block for block in message.get("thinking_blocks") or () if _signed(block)]
+        blocks = [block for block in as_dicts(message.get("thinking_blocks")) if _signed(block)]
         blocks += self._content(message)
         if type(refusal := message.get("refusal")) is str and refusal.strip() and not message.get("content"):
             blocks.append({"type": "text", "text": refusal})
-        calls = [tool for tool in message.get("tool_calls") or () if type(tool) is dict]
+        calls = as_dicts(message.get("tool_calls"))
         if type(legacy := message.get("function_call")) is dict:
             self._function_id = f"call_{len(self.messages)}"
             calls.append({"id": self._function_id, "function": legacy})
         for tool in calls:
-            function = tool.get("function") or tool.get("custom") or {}
+            function = as_dict(tool.get("function") or tool.get("custom"))
             block = {
                 "type": "tool_use",
                 "id": _id(tool.get("id")),
@@ -129,6 +132,8 @@ class Conversation:
 
     def _part(self, part: dict[str, Any]) -> dict[str, Any] | None:
         kind = part.get("type")
+        if type(kind) is not str:
+            kind = "unknown"
         if kind in ("text", "refusal", "input_text", "output_text"):
             text = part.get("refusal") if kind == "refusal" else part.get("text")
             # Empty blocks, and those of white space, are refused.
@@ -153,8 +158,7 @@ class Conversation:
             if str(source.get("media_type")).startswith("image/"):
                 return {"type": "image", "source": source}
             if str(source.get("media_type")).startswith("text/"):
-                text = b64decode(source["data"]).decode("utf-8", "replace")
-                source = {"type": "text", "media_type": "text/plain", "data": text}
+                source = {"type": "text", "media_type": "text/plain", "data": _text(source["data"])}
         elif type(id) is str:
             source = {"type": "file", "file_id": id}
             if _FILES_BETA not in self.betas:
@@ -191,6 +195,13 @@ def _source(url: str, kind: str) -> dict[str, Any]:
     if match is not None:
         kind, url = match[1] or kind, url[match.end() :]
     return {"type": "base64", "media_type": "image/jpeg" if kind == "image/jpg" else kind, "data": url}
+
+
+def _text(data: str) -> str:
+    try:
+        return b64decode(data).decode("utf-8", "replace")
+    except ValueError:
+        raise BadRequest("A file's data is not base64.", param="messages") from None
 
 
 def _cached(block: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:

@@ -11,20 +11,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from tianji import Decoder, chunk, completion, decode_json, encode_json
+from tianji import Decoder, ProtocolError, chunk, completion, decode_json, encode_json
 from tianji.dialects.anthropic import FINISH_OF_STOP, failure_of, merge_usage, usage_from_anthropic
+from tianji.dialects.anthropic.wire import as_dict, as_dicts, as_str
 
 _THINKING = ("thinking", "redacted_thinking")
 
 
 def to_chat(body: dict[str, Any]) -> dict[str, Any]:
-    """A Message as a chat completion."""
+    """A Message as a chat completion. One without `content` is none."""
+    if type(body.get("content")) is not list:
+        raise ProtocolError("The answer is not a Message: it has no content.")
     text, tools, thinking, citations, annotations, rest = "", [], [], [], [], []
-    for block in body.get("content") or ():
+    for block in as_dicts(body.get("content")):
         kind = block.get("type")
         if kind == "text":
-            start, text = len(text), text + (block.get("text") or "")
-            for citation in block.get("citations") or ():
+            start, text = len(text), text + as_str(block.get("text"))
+            for citation in as_dicts(block.get("citations")):
                 citations.append(citation)
                 annotations += _annotation(citation, start, len(text))
         elif kind == "tool_use":
@@ -35,7 +38,7 @@ def to_chat(body: dict[str, Any]) -> dict[str, Any]:
             rest.append(block)
     message: dict[str, Any] = {"content": text or (None if tools or thinking else "")}
     if thinking:
-        message["reasoning_content"] = "".join(block.get("thinking") or "" for block in thinking)
+        message["reasoning_content"] = "".join(as_str(block.get("thinking")) for block in thinking)
         message["thinking_blocks"] = thinking
     if tools:
         message["tool_calls"] = tools
@@ -44,10 +47,10 @@ def to_chat(body: dict[str, Any]) -> dict[str, Any]:
     if body.get("stop_reason") == "refusal":
         message["refusal"] = _refusal(body)
     made = completion(
-        id=body.get("id") or "",
-        model=body.get("model") or "",
+        id=as_str(body.get("id")),
+        model=as_str(body.get("model")),
         message=message,
-        finish_reason=FINISH_OF_STOP.get(body.get("stop_reason") or "", "stop"),
+        finish_reason=FINISH_OF_STOP.get(as_str(body.get("stop_reason")), "stop"),
         usage=usage_from_anthropic(body.get("usage")),
     )
     if type(body.get("stop_sequence")) is str:
@@ -115,13 +118,13 @@ class _Stream:
     def take(self, event: dict[str, Any]) -> list[dict[str, Any]]:
         kind, index = event.get("type"), event.get("index")
         if kind == "content_block_delta" and type(index) is int:
-            return self._delta(index, event.get("delta") or {})
+            return self._delta(index, as_dict(event.get("delta")))
         if kind == "content_block_start" and type(index) is int:
-            return self._start(index, event.get("content_block") or {})
+            return self._start(index, as_dict(event.get("content_block")))
         if kind == "content_block_stop" and type(index) is int:
             return self._stop(index)
         if kind == "message_start":
-            return self._open(event.get("message") or {})
+            return self._open(as_dict(event.get("message")))
         if kind == "message_delta":
             return self._close(event)
         if kind == "message_stop" and self.whole is not None:
@@ -132,14 +135,14 @@ class _Stream:
         return [chunk(delta, id=self.id, model=self.model)]
 
     def _open(self, message: dict[str, Any]) -> list[dict[str, Any]]:
-        self.id = message.get("id") or ""
-        self.model = message.get("model") or ""
+        self.id = as_str(message.get("id"))
+        self.model = as_str(message.get("model"))
         self.usage = merge_usage({}, message.get("usage"))
         # Even a stream that breaks off has then told what its prompt cost.
         usage = usage_from_anthropic(self.usage)
         chunks = [chunk({"role": "assistant", "content": ""}, id=self.id, model=self.model, usage=usage)]
         # Between the calls of a program (code execution that calls tools) the message comes whole, without deltas.
-        for index, block in enumerate(message.get("content") or ()):
+        for index, block in enumerate(as_dicts(message.get("content"))):
             chunks += self._start(index, block) + self._stop(index)
         self.whole = message if message.get("stop_reason") else None
         return chunks
@@ -154,11 +157,11 @@ class _Stream:
             function = {"name": block.get("name"), "arguments": ""}
             call = {"index": position, "id": block.get("id"), "type": "function", "function": function}
             return self._chunk({"tool_calls": [call]})
-        if kind == "text" and block.get("text"):
-            return self._text(block["text"])
-        if kind == "thinking" and block.get("thinking"):
-            self.pieces[index].append(block["thinking"])
-            return self._chunk({"reasoning_content": block["thinking"]})
+        if kind == "text" and (text := as_str(block.get("text"))):
+            return self._text(text)
+        if kind == "thinking" and (text := as_str(block.get("thinking"))):
+            self.pieces[index].append(text)
+            return self._chunk({"reasoning_content": text})
         return []
 
     def _text(self, text: str) -> list[dict[str, Any]]:
@@ -168,18 +171,19 @@ class _Stream:
     def _delta(self, index: int, delta: dict[str, Any]) -> list[dict[str, Any]]:
         kind = delta.get("type")
         if kind == "text_delta":
-            return self._text(delta["text"]) if delta.get("text") else []
+            text = as_str(delta.get("text"))
+            return self._text(text) if text else []
         if kind == "input_json_delta":
-            piece = delta.get("partial_json")
+            piece = as_str(delta.get("partial_json"))
             if not piece:
                 return []
             self.pieces.setdefault(index, []).append(piece)
             if index not in self.tools:
                 return []  # a tool that runs at Anthropic; told whole when its block ends
             return self._chunk({"tool_calls": [{"index": self.tools[index], "function": {"arguments": piece}}]})
-        if kind == "thinking_delta" and delta.get("thinking"):
-            self.pieces.setdefault(index, []).append(delta["thinking"])
-            return self._chunk({"reasoning_content": delta["thinking"]})
+        if kind == "thinking_delta" and (text := as_str(delta.get("thinking"))):
+            self.pieces.setdefault(index, []).append(text)
+            return self._chunk({"reasoning_content": text})
         if kind == "signature_delta":
             self.blocks[index] = {**self.blocks.get(index, {}), "signature": delta.get("signature")}
         elif kind == "citations_delta" and type(citation := delta.get("citation")) is dict:
@@ -211,8 +215,8 @@ class _Stream:
         self.whole = None
         self.usage = merge_usage(self.usage, event.get("usage"))
         usage = usage_from_anthropic(self.usage)
-        told = event.get("delta") or {}
-        reason = told.get("stop_reason")
+        told = as_dict(event.get("delta"))
+        reason = as_str(told.get("stop_reason"))
         delta: dict[str, Any] = {"refusal": _refusal(told)} if reason == "refusal" else {}
         extra = {"stop_sequence": told["stop_sequence"]} if type(told.get("stop_sequence")) is str else {}
         finish = FINISH_OF_STOP.get(reason, "stop") if reason else None

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tianji import Call, Deployment
+from tianji import BadRequest, Call, Deployment
+from tianji.dialects.anthropic.wire import as_dicts
 
 from .messages import Conversation
 
@@ -83,7 +84,7 @@ def to_messages(call: Call, deployment: Deployment) -> tuple[dict[str, Any], tup
 
 
 def _tools(call: Call, chat: dict[str, Any], body: dict[str, Any]) -> None:
-    tools = [made for tool in chat.get("tools") or () if (made := _tool(call, tool)) is not None]
+    tools = [made for tool in as_dicts(chat.get("tools")) if (made := _tool(call, tool)) is not None]
     if type(search := chat.get("web_search_options")) is dict:
         tools.append(_web_search(search))
     if not tools:
@@ -107,10 +108,10 @@ def _tools(call: Call, chat: dict[str, Any], body: dict[str, Any]) -> None:
         body["tool_choice"] = choice
 
 
-def _tool(call: Call, tool: Any) -> dict[str, Any] | None:
-    function = tool.get("function") if type(tool) is dict else None
+def _tool(call: Call, tool: dict[str, Any]) -> dict[str, Any] | None:
+    function = tool.get("function")
     if type(function) is not dict:
-        if type(tool) is dict and type(tool.get("name")) is str:
+        if type(tool.get("name")) is str:
             return tool  # already one of Anthropic's
         call.drop("tools")
         return None
@@ -165,7 +166,8 @@ def _closed(schema: Any) -> Any:
 def _thinking(call: Call, chat: dict[str, Any], body: dict[str, Any], deployment: Deployment) -> None:
     """`thinking`, `output_config.effort` and, as it has to exceed the budget, `max_tokens`."""
     version = version_of(deployment.model)
-    thinking, effort = chat.get("thinking"), chat.get("reasoning_effort")
+    thinking = chat.get("thinking")
+    effort = asked if type(asked := chat.get("reasoning_effort")) is str else None
     if type(thinking) is dict:
         body["thinking"] = thinking
     elif effort in _BUDGETS and version is not None and version >= ADAPTIVE:
@@ -175,11 +177,13 @@ def _thinking(call: Call, chat: dict[str, Any], body: dict[str, Any], deployment
             body["thinking"] = {"type": "adaptive", "display": "summarized"}
     elif effort in _BUDGETS and (version or _NEWEST) >= THINKS and not _forced(body) and _may_think(body["messages"]):
         body["thinking"] = {"type": "enabled", "budget_tokens": _BUDGETS[effort]}
-    elif effort is not None and effort != "none":
+    elif asked is not None and effort != "none":
         call.drop("reasoning_effort")
-    state = body.get("thinking") or {}
+    state = body.get("thinking", {})
     budget: int = state["budget_tokens"] if type(state.get("budget_tokens")) is int else 0
-    limit: int | None = chat.get("max_completion_tokens") or chat.get("max_tokens") or deployment.max_output_tokens
+    limit = chat.get("max_completion_tokens") or chat.get("max_tokens") or deployment.max_output_tokens
+    if limit is not None and type(limit) is not int:
+        raise BadRequest("The limit on output tokens must be an integer.", param="max_completion_tokens")
     if not limit:
         limit = _ADAPTIVE_MAX_TOKENS if state.get("type") == "adaptive" else _MAX_TOKENS + budget
     body["max_tokens"] = limit if limit > budget else limit + budget
@@ -187,7 +191,7 @@ def _thinking(call: Call, chat: dict[str, Any], body: dict[str, Any], deployment
 
 def _forced(body: dict[str, Any]) -> bool:
     """A tool must be called, which cannot be combined with thinking."""
-    return (body.get("tool_choice") or {}).get("type") in ("any", "tool")
+    return body.get("tool_choice", {}).get("type") in ("any", "tool")
 
 
 def _may_think(messages: list[dict[str, Any]]) -> bool:
@@ -202,8 +206,14 @@ def _may_think(messages: list[dict[str, Any]]) -> bool:
 
 
 def _sampling(call: Call, chat: dict[str, Any], body: dict[str, Any], version: tuple[int, int] | None) -> None:
-    values = {key: chat[key] for key in ("temperature", "top_p", "top_k") if chat.get(key) is not None}
-    thinks = (body.get("thinking") or {}).get("type") in ("enabled", "adaptive")
+    values: dict[str, float] = {}
+    for key in ("temperature", "top_p", "top_k"):
+        value = chat.get(key)
+        if isinstance(value, (int, float)) and value is not True and value is not False:
+            values[key] = value
+        elif value is not None:
+            raise BadRequest(f"'{key}' must be a number.", param=key)
+    thinks = body.get("thinking", {}).get("type") in ("enabled", "adaptive")
     if version is not None and version >= NO_SAMPLING:
         refused = set(values)
     elif thinks:  # temperature must be 1, top_p between 0.95 and 1

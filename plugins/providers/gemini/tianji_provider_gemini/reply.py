@@ -46,10 +46,13 @@ def read_usage(meta: Any) -> Usage | None:
         return sum(d.get("tokenCount") or 0 for d in details if d.get("modality") in MODALITIES[kind])
 
     thoughts = count("thoughtsTokenCount")
+    asked, said = count("promptTokenCount") + count("toolUsePromptTokenCount"), count("candidatesTokenCount") + thoughts
+    if "promptTokenCount" not in meta:  # seen for files by URL: only the total tells what the prompt has cost
+        asked = max(asked, count("totalTokenCount") - said)
     prompt = ("promptTokensDetails", "toolUsePromptTokensDetails")
     return Usage(
-        input_tokens=count("promptTokenCount") + count("toolUsePromptTokenCount"),
-        output_tokens=count("candidatesTokenCount") + thoughts,
+        input_tokens=asked,
+        output_tokens=said,
         cache_read_tokens=count("cachedContentTokenCount"),
         reasoning_tokens=thoughts,
         input_audio_tokens=of("audio", *prompt),

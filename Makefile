@@ -1,0 +1,75 @@
+# The whole contributor interface. A machine with Python 3.11 or newer, pip and make is enough; `make help` lists it.
+
+PYTHON  ?= python3
+HOST    ?= 127.0.0.1
+PORT    ?= 4000
+WORKERS ?= 1
+JOBS    ?= 2
+
+BIN     := .venv/bin
+READY   := .venv/.ready
+PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pyproject.toml))
+SOURCES := core/tianji tools bench $(wildcard plugins/*/*/tianji_*)
+empty   :=
+space   := $(empty) $(empty)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint types audit generate bench new lock clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Make .venv with everything in it (other targets do so by themselves)
+
+serve: $(READY)  ## Serve on 127.0.0.1:4000 (CONFIG=file PORT=4001 WORKERS=2)
+	@exec $(BIN)/tianji serve --host $(HOST) --port $(PORT) --workers $(WORKERS) $(if $(CONFIG),--config "$(CONFIG)")
+
+test: $(READY)  ## Run all tests, or those of a path (T=plugins/providers/groq)
+	$(BIN)/pytest $(if $(T),$(T),-n $(JOBS)) $(ARGS)
+
+lint: $(READY) types  ## Check formatting, style, types, layers, and run the audit
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tools.audit
+
+# Plugins are top-level modules, so each one's folder is a place where mypy looks for modules.
+types: $(READY)
+	MYPYPATH=$(subst $(space),:,$(PLUGINS)) $(BIN)/mypy $(SOURCES)
+
+audit: $(READY)  ## Hold every plugin to the rules of docs/rules (PLUGIN=path for one, also outside the repository)
+	$(BIN)/python -m tools.audit validate $(if $(PLUGIN),--plugin "$(PLUGIN)")
+
+generate: $(READY)  ## Rewrite what is generated: plugin tables, rule pages, the metapackage
+	$(BIN)/python -m tools.audit generate
+
+bench: $(READY)  ## Measure the gateway (ARGS=--help)
+	$(BIN)/python -m bench $(ARGS)
+
+new: $(READY)  ## Bake a plugin from the template (FAMILY=providers NAME=foo)
+	@$(BIN)/python -m tools.new "$(FAMILY)" "$(NAME)"
+
+lock: | $(READY)  ## Resolve requirements.in into requirements.lock (ARGS=--upgrade for newer versions)
+	$(BIN)/uv pip compile --quiet $(ARGS) --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--custom-compile-command "make lock" requirements.in -o requirements.lock
+
+clean:  ## Remove .venv and everything that tools left behind
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find core plugins tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Repeats are instant: the stamp is older only after the lock, a pyproject.toml or the set of plugins has changed.
+# uv comes first, with its hash from the lock, by pip; then uv installs the lock, then the repository's distributions.
+$(READY): requirements.lock $(wildcard pyproject.toml core/pyproject.toml plugins/* plugins/*/*/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; $(PYTHON) -m venv --without-pip .venv; }
+	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.txt
+	@test -x $(BIN)/uv && $(BIN)/uv --version | grep -q "$$(sed -n 's/^uv==\([^ ]*\).*/\1/p' .venv/uv.txt)" || \
+		$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		-r .venv/uv.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip list --python $(BIN)/python --editable 2>/dev/null | awk 'NR > 2 && $$1 != "" {print $$1, $$3}' | \
+		while read -r name place; do test -f "$$place/pyproject.toml" || \
+		$(BIN)/uv pip uninstall --quiet --python $(BIN)/python "$$name"; done
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation \
+		$(addprefix -e ./,. core $(PLUGINS))
+	@touch $@

@@ -1,0 +1,157 @@
+"""The way from a reply to the client's socket.
+
+`SocketLink` writes head and body in one piece on uvicorn's own transport, which saves a system call and the checking of
+headers that were checked when they were made. `ASGILink` says the same through ASGI messages, for every other server
+and for tests. Both take headers as one block of `name: value` lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+LINK = "tianji.link"
+"""Where a request's scope carries its link, under our own server."""
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Link(Protocol):
+    """One response to one client. `leave` is called, once, when the client goes before its end."""
+
+    gone: bool
+    leave: Callable[[], Any] | None
+
+    async def whole(self, status: int, headers: bytes, body: bytes) -> None:
+        """A complete response; its content-length is added."""
+
+    async def begin(self, status: int, headers: bytes) -> None:
+        """The head of a streamed response."""
+
+    async def more(self, data: bytes) -> None:
+        """A piece of it; returns when the client keeps up."""
+
+    async def end(self, data: bytes = b"") -> None:
+        """The last piece, which may be empty."""
+
+
+class SocketLink:
+    """A link on uvicorn's connection. Relies on `RequestResponseCycle`'s attributes; a test watches them."""
+
+    __slots__ = ("_cycle", "_head", "gone", "leave")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._head = b""
+        self.gone = False
+        self.leave: Callable[[], Any] | None = None
+
+    def left(self) -> None:
+        """The connection is lost."""
+        self.gone = True
+        if self.leave is not None:
+            self.leave()
+
+    async def whole(self, status: int, headers: bytes, body: bytes) -> None:
+        cycle = self._cycle
+        if cycle.flow.write_paused:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        cycle.transport.write(self._start(status, headers, b"content-length: %d\r\n\r\n" % len(body)) + body)
+        self._finish()
+
+    async def begin(self, status: int, headers: bytes) -> None:
+        # HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
+        chunked = self._cycle.chunked_encoding = self._cycle.scope["http_version"] != "1.0"
+        if not chunked:
+            self._cycle.keep_alive = False
+        self._head = self._start(status, headers, b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+
+    async def more(self, data: bytes) -> None:
+        cycle = self._cycle
+        if cycle.flow.write_paused:
+            await cycle.flow.drain()
+        if cycle.disconnected or not data:
+            return
+        if cycle.chunked_encoding:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            data, self._head = self._head + data, b""
+        cycle.transport.write(data)
+
+    async def end(self, data: bytes = b"") -> None:
+        cycle = self._cycle
+        if cycle.flow.write_paused:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        if cycle.chunked_encoding:
+            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + b"0\r\n\r\n"
+        if self._head or data:
+            cycle.transport.write(self._head + data)
+        self._finish()
+
+    def _start(self, status: int, headers: bytes, rest: bytes) -> bytes:
+        cycle = self._cycle
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        if cycle.more_body:
+            cycle.keep_alive = False  # an answer before the request was read to its end
+        always = b"".join(b"%b: %b\r\n" % pair for pair in cycle.default_headers)
+        if not cycle.keep_alive:
+            always += b"connection: close\r\n"
+        return b"".join((STATUS_LINE[status], always, headers, rest))
+
+    def _finish(self) -> None:
+        cycle = self._cycle
+        cycle.response_complete = True
+        cycle.expected_content_length = 0
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+
+class ASGILink:
+    """A link through ASGI's `send`."""
+
+    __slots__ = ("_send", "gone", "leave")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.gone = False
+        self.leave: Callable[[], Any] | None = None
+
+    async def watch(self, receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        """Wait for the disconnect message; needs a task of its own."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.gone = True
+        if self.leave is not None:
+            self.leave()
+
+    async def whole(self, status: int, headers: bytes, body: bytes) -> None:
+        pairs = [*_pairs(headers), (b"content-length", b"%d" % len(body))]
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def begin(self, status: int, headers: bytes) -> None:
+        await self._send({"type": "http.response.start", "status": status, "headers": _pairs(headers)})
+
+    async def more(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        await self._send({"type": "http.response.body", "body": data})
+
+
+def _pairs(block: bytes) -> list[tuple[bytes, bytes]]:
+    pairs = []
+    for line in block.split(b"\r\n"):
+        name, colon, value = line.partition(b": ")
+        if colon:
+            pairs.append((name, value))
+    return pairs
