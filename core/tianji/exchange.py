@@ -94,7 +94,7 @@ class Exchange:
         response.close()
         dialect = dialects.get(said.dialect)
         reply = Reply(headers=self._headers(response))
-        forwarded = said.dialect in provider.native and not provider.rewrites(said)
+        forwarded = said is call and said.dialect in provider.native and not provider.rewrites(said)
         if forwarded and dialect.peeks and (seen := peek(raw)) is not None:
             reply.usage = seen.usage
             reply.model = seen.model

@@ -476,38 +476,14 @@ class Call:
     for plugins, one key per instance name; cross-plugin facts go through services.
     """
 
+    # fmt: off
     __slots__ = (
-        "_body",
-        "_undo",
-        "attempts",
-        "call_id",
-        "charge",
-        "chat",
-        "deadline",
-        "dialect",
-        "dropped",
-        "fallbacks",
-        "headers",
-        "id",
-        "ingress",
-        "kept",
-        "model",
-        "op",
-        "options",
-        "principal",
-        "raw",
-        "reply",
-        "snapshot",
-        "started",
-        "state",
-        "stream",
-        "strict",
-        "timing",
-        "ttft",
-        "upstream_seconds",
-        "waiting",
+        "_body", "_undo", "attempts", "call_id", "charge", "chat", "deadline", "dialect", "dropped", "fallbacks",
+        "headers", "id", "ingress", "kept", "model", "op", "options", "origin", "principal", "raw", "reply",
+        "snapshot", "started", "state", "stream", "strict", "timing", "ttft", "upstream_seconds", "waiting",
         "watched",
-    )  # fmt: skip
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -528,6 +504,8 @@ class Call:
         self.ingress = ingress
         self.op = op
         self.dialect = dialect
+        self.origin = dialect
+        """The dialect that the client speaks; differs from `dialect` in a translated call."""
         self.model = model
         """The model group asked for."""
         self._body = body

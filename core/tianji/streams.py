@@ -12,7 +12,7 @@ from typing import Any
 
 from tianji import dialects, framing
 from tianji.dialects.base import Monitor
-from tianji.dialects.openai import ChatStreamer, failure_of
+from tianji.dialects.openai import ChatStreamer
 from tianji.errors import Failure, ProtocolError
 from tianji.model import Call, Chunk, Event, decode_json
 from tianji.providers.http import END, HTTPProvider
@@ -60,13 +60,17 @@ class UpstreamStream:
             return self._close()
         if not self._started:
             self._started = True
-            if data.lstrip()[:1] == b"{" and self.framing == "sse":
-                raise await self._whole_instead(data)
+            if self.framing == "sse" and data.lstrip()[:1] in (b"{", b"["):
+                await self._not_sse(data)
         return self._feed(data)
 
     @property
     def framing(self) -> str:
         return "sse"
+
+    async def _not_sse(self, data: bytes) -> None:
+        """JSON where events were asked for: raises, unless it can be read as a stream after all."""
+        raise await self._whole_instead(data)
 
     def _feed(self, data: bytes) -> Chunk | None:
         """What newly arrived bytes are worth to the client."""
@@ -88,8 +92,11 @@ class UpstreamStream:
             data = decode_json(b"".join(parts))
         except ValueError:
             return ProtocolError("The provider answered a streamed request with something that is not a stream.")
+        if isinstance(data, list) and data:
+            data = data[0]
         if isinstance(data, dict) and (error := data.get("error")):
-            return failure_of(error, provider=self.provider.name)
+            code = error.get("code") if isinstance(error, dict) else None
+            return self.provider.failure(code if isinstance(code, int) and 400 <= code < 600 else 500, data)
         return ProtocolError("The provider answered a streamed request with a whole answer.")
 
     async def drain(self) -> None:
@@ -157,6 +164,14 @@ class Translated(UpstreamStream):
     @property
     def framing(self) -> str:
         return self._framing
+
+    async def _not_sse(self, data: bytes) -> None:
+        if data.lstrip()[:1] == b"[":
+            self._frames = framing.decoder(
+                "json-lines"
+            )  # an array of events, as Google's APIs answer without `alt=sse`
+        else:
+            await super()._not_sse(data)
 
     def _feed(self, data: bytes) -> Chunk | None:
         events: list[dict[str, Any]] = []

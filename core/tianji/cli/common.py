@@ -197,7 +197,8 @@ def table(
     left = console().width
     for index, column in enumerate(columns):
         if column not in cut:
-            left -= 2 + max((len(line) for row in cells for line in row[index].split()), default=0)
+            lines = (line for row in cells for line in row[index].split())
+            left -= 2 + max([len(column) * header, *(line.cell_len for line in lines)])
     grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0), show_header=header)
     for column in columns:
         if column in cut:

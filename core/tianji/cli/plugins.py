@@ -110,7 +110,7 @@ def _list(arguments: argparse.Namespace, family: str | None) -> int:
         say("No plugins are installed. Begin with: pip install tianji")
         return 0
     narrow = console().width < _NARROW
-    columns = ["family", "name", "distribution", "version", "state", *([] if narrow else ["summary"])]
+    columns = ["name", "distribution", "version", "state", *([] if narrow else ["summary"])]
     table(columns, _cells(rows, narrow), cut=("summary",))
     for row in rows:
         if row.state == "broken":
@@ -125,18 +125,19 @@ def _list(arguments: argparse.Namespace, family: str | None) -> int:
 
 
 def _cells(rows: Sequence[Row], narrow: bool) -> list[list[Any]]:
-    """Table rows; a family is named where it begins."""
+    """Table rows; each family begins with a line of its own."""
     out: list[list[Any]] = []
+    blank = [""] * (3 if narrow else 4)
     before = ""
     for row in rows:
-        if before and row.family != before:
-            out.append([""] * (5 if narrow else 6))
-        name = colored(row.name)
+        if row.family != before:
+            out += [["", *blank]] if before else []
+            out.append([colored(row.family, "bold"), *blank])
+        name = colored(f"  {row.name}")
         for alias in row.aliases:
-            name.append(f"\n  {alias}", style="dim")
+            name.append(f"\n    {alias}", style="dim")
         state = colored(row.state, _STATE_STYLE.get(row.state, ""))
-        cells = [row.family if row.family != before else "", name, row.distribution, row.version, state]
-        out.append(cells if narrow else [*cells, row.summary])
+        out.append([name, row.distribution, row.version, state, *([] if narrow else [row.summary])])
         before = row.family
     return out
 

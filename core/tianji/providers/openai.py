@@ -33,6 +33,8 @@ class OpenAICompatible(HTTPProvider):
     """Request fields that the vendor answers 400 to. Left out, and named in `x-tianji-dropped`."""
     rename: ClassVar[Mapping[str, str]] = {}
     """Request fields under another name there: `{"max_completion_tokens": "max_tokens"}`."""
+    foreign: ClassVar[frozenset[str]] = frozenset({"thinking_blocks", "reasoning_content", "cache_control"})
+    """Message fields to leave out of a call that was translated from another dialect."""
     stream_usage: ClassVar[bool] = True
     """Understands `stream_options.include_usage`, so that streams can be priced."""
 
@@ -72,9 +74,26 @@ class OpenAICompatible(HTTPProvider):
             if old in body:
                 value = body.pop(old)
                 body.setdefault(new, value)
+        if call.origin != call.dialect and call.op == Op.CHAT:
+            body["messages"] = [self.plain_message(message) for message in body["messages"]]
         if deployment.extra_body:
             body.update(deployment.extra_body)
         return body
+
+    def plain_message(self, message: dict[str, Any]) -> dict[str, Any]:
+        """A message that another dialect was translated to, without what OpenAI's dialect does not know.
+
+        Thinking and cache markers ride along in a translation for the providers that understand them; strict ones
+        answer 400 to them.
+        """
+        plain = {key: value for key, value in message.items() if key not in self.foreign}
+        content = plain.get("content")
+        if type(content) is list:
+            plain["content"] = [
+                {key: value for key, value in part.items() if key != "cache_control"} if type(part) is dict else part
+                for part in content
+            ]
+        return plain
 
     def decode(self, call: Call, data: Any) -> dict[str, Any]:
         body = must_be_object(data)

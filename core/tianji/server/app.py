@@ -16,7 +16,7 @@ from tianji import __version__
 from tianji.errors import BadRequest, Failure, Internal, MethodNotAllowed, NotFound
 from tianji.gateway import Gateway
 from tianji.model import new_id
-from tianji.server.data_plane import fast_lane, handlers
+from tianji.server.data_plane import Lane
 from tianji.server.guard import Guard
 from tianji.server.management import HANDLERS
 from tianji.server.openapi import docs_page, openapi_json
@@ -41,7 +41,7 @@ def create_app(gateway: Gateway) -> Callable[..., Awaitable[None]]:
     docs = gateway.config.general_settings.docs
     pages = [openapi_json, docs_page] if docs else []
     app = Litestar(
-        route_handlers=[*handlers(gateway), *HANDLERS, *pages, *gateway.sealed.assembly.routes],
+        route_handlers=[*HANDLERS, *pages, *gateway.sealed.assembly.routes],
         lifespan=[lifespan],
         state=State({"gateway": gateway}),
         exception_handlers={Failure: _failure, HTTPException: _http, Exception: _fault},
@@ -50,7 +50,7 @@ def create_app(gateway: Gateway) -> Callable[..., Awaitable[None]]:
         debug=False,
         logging_config=None,
     )
-    return Guard(app, gateway, fast_lane(gateway))
+    return Guard(app, gateway, Lane(gateway))
 
 
 def _answer(failure: Failure) -> Response[dict[str, Any]]:

@@ -1,18 +1,18 @@
 """The outermost ASGI application: refuses what must not reach a router.
 
 The `Host` header is checked by grammar and, where configured, by name, before anything is matched; decisions are never
-made on a URL rebuilt from it. Inference routes whose path is fixed go straight to their endpoint from here (the fast
-lane): Litestar knows them too, and would spend a fifth of the call's own cost on finding them.
+made on a URL rebuilt from it. Inference paths go from here to the data plane, all others to Litestar.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tianji.errors import BadRequest
 from tianji.gateway import Gateway
+from tianji.server.data_plane import Lane
 from tianji.server.egress import refuse
 from tianji.server.link import LINK, ASGILink
 
@@ -25,9 +25,9 @@ _KNOWN = 1000
 class Guard:
     """Checks each request's host, then passes it on."""
 
-    def __init__(self, app: ASGIApp, gateway: Gateway, lane: Mapping[str, ASGIApp] | None = None) -> None:
+    def __init__(self, app: ASGIApp, gateway: Gateway, lane: Lane) -> None:
         self.app = app
-        self._lane = lane or {}
+        self._lane = lane
         self.gateway = gateway
         self._good: set[bytes] = set()
         self._checked_for: Any = None
@@ -46,7 +46,7 @@ class Guard:
                     return
                 if len(self._good) < _KNOWN:
                     self._good.add(host)
-            endpoint = self._lane.get(scope["path"])
+            endpoint = self._lane.find(scope)
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return

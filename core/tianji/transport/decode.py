@@ -12,24 +12,27 @@ import zlib
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 GZIP, ZLIB, BARE = 31, 15, -15
 """`wbits` of the three containers."""
+SLICE = 16 * 1024
 
 
 class Inflater:
     """Push compressed bytes with `feed`, pull at most `limit` bytes with `take`."""
 
-    __slots__ = ("_bare", "_began", "_data", "_z", "starved")
+    __slots__ = ("_at", "_bare", "_began", "_data", "_z", "starved")
 
     def __init__(self, coding: str) -> None:
         self._bare: bool | None = None if coding == "deflate" else False
         """Whether there is no container; None until the first bytes tell."""
         self._z = zlib.decompressobj(GZIP)
         self._data = b""
+        self._at = 0
         self._began = False
         self.starved = True
         """Nothing can be taken before more is fed."""
 
     def feed(self, data: bytes) -> None:
-        self._data = self._data + data if self._data else data
+        self._data = self._data[self._at :] + data if self._data else data
+        self._at = 0
         self.starved = False
         self._began = True
 
@@ -43,8 +46,12 @@ class Inflater:
             return b""
         if self._z.eof and not self._next_member():
             return b""
-        out = self._z.decompress(self._data, limit)
-        self._data = self._z.unused_data if self._z.eof else self._z.unconsumed_tail
+        # A slice, because zlib copies what it leaves: many small members in one large read would cost its square.
+        piece = self._data[self._at : self._at + SLICE]
+        out = self._z.decompress(piece, limit)
+        self._at += len(piece) - len(self._z.unused_data if self._z.eof else self._z.unconsumed_tail)
+        if self._at == len(self._data):
+            self._data, self._at = b"", 0
         # A full piece may have left more inside zlib, which comes out without further input.
         self.starved = not self._data and len(out) < limit
         return out
@@ -61,8 +68,8 @@ class Inflater:
 
     def _next_member(self) -> bool:
         """Step into the next gzip member. Padding behind the last one is dropped, as gzip itself does."""
-        if self._data[:1] != b"\x1f":
-            self._data = b""
+        if self._data[self._at : self._at + 1] != b"\x1f":
+            self._data, self._at = b"", 0
             self.starved = True
             return False
         self._z = zlib.decompressobj(GZIP)

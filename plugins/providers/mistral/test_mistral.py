@@ -48,7 +48,11 @@ class TestMistral(ProviderSuite):
     def test_tool_ids_of_others_are_replaced_alike(self) -> None:
         tool = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
         sent = self.body(
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "call_1", **tool}, {"id": "Ab3Cd5Ef7", **tool}]},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "call_1", **tool}, {"id": "Ab3Cd5Ef7", **tool}],
+            },
             {"role": "tool", "tool_call_id": "call_1", "content": "1", "name": "f"},
             {"role": "tool", "tool_call_id": "Ab3Cd5Ef7", "content": "2"},
         )["messages"]

@@ -28,10 +28,10 @@ STATUS = {
 }  # fmt: skip
 """Exception (without `Exception`, in lower case) → status. In a stream the name is all there is."""
 
-_CREDENTIALS = (
-    "security token", "signature", "api key is valid", "api key has expired", "bearer token", "authentication token",
-    "authentication failed", "credential should be scoped", "not a valid key=value pair", "expired",
-)  # fmt: skip
+_KEY = ("security token", "signature", "api key", "bearer token", "authentication", "credential should be")
+"""Said with a 401 or 403 about the credentials themselves, not about what they are allowed to do."""
+_BAD_SIGNATURE = ("request signature", "signature expired", "credential should be", "not a valid key=value pair")
+"""The same with a 400, where a model's own complaints (about the signature of its thinking) come as well."""
 _BUSY = ("too many requests", "too many connections", "too many tokens", "throttl", "rate exceeded", "reached capacity")
 _TOO_LONG = ("too many input tokens", "input length and `max_tokens` exceed", "input tokens exceed")
 _FILTERED = ("content filtering policy", "blocked by content filter", "responsible ai")
@@ -72,7 +72,7 @@ def read_failure(status: int, data: Any, *, name: str = "") -> Failure:
         if not isinstance(original, int) or not 400 <= original < 500 or original in (408, 424):
             return Unavailable(message, status=503, code=code or "model_error")
         status = original
-    if status in (400, 401, 403) and any(phrase in lowered for phrase in _CREDENTIALS) and "model" not in lowered:
+    if status in (400, 401, 403) and any(phrase in lowered for phrase in (_BAD_SIGNATURE if status == 400 else _KEY)):
         return BadCredentials(message, code=code)
     if status in (500, 503) and any(phrase in lowered for phrase in _BUSY):
         return Throttled(message, code=code)  # some models' throttling comes as a 503
