@@ -15,7 +15,7 @@ from tianji.dialects.peek import peek
 from tianji.errors import Failure, ProtocolError, Unprocessable
 from tianji.model import Call, Deployment, Op, Reply, Wire, decode_json, encode_json
 from tianji.providers.http import HTTPProvider
-from tianji.streams import Forwarded, Translated
+from tianji.streams import Forwarded, Translated, unreadable
 from tianji.transport import Clocks, Response, Transport
 
 MAX_REPLY = 64 * 1024 * 1024
@@ -111,7 +111,10 @@ class Exchange:
                 data["model"] = call.model
             reply.take(raw, data)
             return reply
-        body = provider.decode(said, data)
+        try:
+            body = provider.decode(said, data)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise unreadable(provider.name, error) from error
         reply.usage = dialect.usage(body)
         reply.model = body.get("model")
         if "model" in body:

@@ -6,6 +6,7 @@ fills the transport's bounded buffer and then the provider's.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from time import monotonic, time
 from typing import Any
@@ -17,6 +18,8 @@ from tianji.errors import Failure, ProtocolError
 from tianji.model import Call, Chunk, Event, decode_json
 from tianji.providers.http import END, HTTPProvider
 from tianji.transport import Response
+
+logger = logging.getLogger("tianji.streams")
 
 
 class UpstreamStream:
@@ -202,6 +205,8 @@ class Translated(UpstreamStream):
             chunks = self._decoder.send(event)
         except StopIteration:
             return
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise unreadable(self.provider.name, error) from error
         for chunk in chunks:
             pushed = self.meter.push(chunk)
             if pushed is None:
@@ -210,6 +215,12 @@ class Translated(UpstreamStream):
                 events.append(pushed)
             else:
                 events += self._out.send(pushed)
+
+
+def unreadable(provider: str, error: Exception) -> ProtocolError:
+    """The failure for an answer that a provider's decoder fell over: the vendor's fault or the plugin's, never a 500."""
+    logger.warning("%s could not read an answer", provider, exc_info=error)
+    return ProtocolError(f"The provider's answer could not be read ({type(error).__name__}).", provider=provider)
 
 
 def _payload(data: bytes) -> Any:

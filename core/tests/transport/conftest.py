@@ -33,7 +33,8 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """Runs a coroutine on a fresh loop of each kind. Whatever the loop complains of fails the test."""
+    """Runs a coroutine on a fresh loop of each kind. Whatever the loop complains of fails the test, except for TLS
+    handshakes that the upstream's side of the loop did not see to their end: those are what some tests are about."""
 
     def runner(coroutine: Coroutine[Any, Any, Any]) -> Any:
         complaints: list[dict[str, Any]] = []
@@ -44,7 +45,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop if request.param == "uvloop" else None) as loop:
             result = loop.run(watched())
-        assert complaints == []
+        assert [c for c in complaints if "incoming connection" not in c["message"]] == []
         return result
 
     return runner

@@ -32,7 +32,8 @@ def bare_deflate(data: bytes) -> bytes:
 
 CODED = [("gzip", gzip.compress(TEXT)), ("x-gzip", gzip.compress(TEXT)), ("deflate", zlib.compress(TEXT)),
          ("deflate", bare_deflate(TEXT)), ("GZIP", gzip.compress(TEXT[:100]) + gzip.compress(TEXT[100:])),
-         ("gzip", gzip.compress(TEXT) + b"\0" * 512), ("gzip", gzip.compress(b"") * 2000 + gzip.compress(TEXT))]  # fmt: skip
+         ("gzip", gzip.compress(TEXT) + b"\0" * 512), ("gzip", gzip.compress(b"") * 2000 + gzip.compress(TEXT)),
+         ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("coding", "data"), CODED)

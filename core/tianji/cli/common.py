@@ -187,9 +187,18 @@ def console() -> Console:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, cut: Sequence[str] = (), header: bool = True
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    cut: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    header: bool = True,
 ) -> None:
-    """Print a table. The column in `cut` takes what the others leave of the line and is cut there, the others never."""
+    """Print a table. Cells too long for the line go on below, with two exceptions.
+
+    The column in `cut` takes what the others leave of the line, and ends there. Columns in `whole` hold names that
+    people copy: they give way last.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -204,7 +213,7 @@ def table(
         if column in cut:
             grid.add_column(column, overflow="ellipsis", no_wrap=True, max_width=max(left, 12))
         else:
-            grid.add_column(column, overflow="fold")
+            grid.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in cells:
         grid.add_row(*row)
     show(grid)
@@ -224,6 +233,14 @@ def heading(text: str) -> None:
     from rich.text import Text
 
     show(Text(text, style="bold"))
+
+
+def indented(text: str, columns: int = 4) -> Any:
+    """A paragraph, set in from the left."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text(text), (0, 0, 0, columns))
 
 
 def colored(text: str, style: str = "") -> Any:

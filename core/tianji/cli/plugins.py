@@ -32,11 +32,13 @@ from tianji.cli.common import (
     counted,
     filters,
     heading,
+    indented,
     json_argument,
     load_config,
     make_catalogue,
     print_json,
     say,
+    show,
     table,
     wrong_use,
 )
@@ -163,6 +165,7 @@ def _chain(arguments: argparse.Namespace) -> int:
             (entry["order"], entry["label"], _hooks_cell(entry), entry["on_failure"])
             for entry in data["row"]
         ],
+        whole=("plugin",),
     )  # fmt: skip
     say()
     heading("The stages of a call")
@@ -252,8 +255,14 @@ def _print_info(data: dict[str, Any]) -> None:
         say("It has no settings.")
         return
     heading(f"Settings, in {data['settings_in']}")
+    narrow = console().width < _NARROW
     rows = []
     for field in data["settings"]:
-        default = colored("required", "warning") if field["required"] else field["default"]
-        rows.append((field["name"], field["type"], default, field["doc"]))
-    table(("setting", "type", "default", "meaning"), rows)
+        default = "required" if field["required"] else field["default"]
+        if narrow:
+            say(f"{field['name']}  ({field['type']}; {default})")
+            show(indented(field["doc"]))
+        else:
+            rows.append((field["name"], field["type"], default, field["doc"]))
+    if rows:
+        table(("setting", "type", "default", "meaning"), rows, whole=("setting",))

@@ -36,7 +36,7 @@ class OpenAIChat(Dialect):
             content = message.get("content")
             if type(content) is not str and content is not None:
                 _check_parts(content, f"messages[{index}].content")
-        if len(body) > 3:
+        if len(body) > 2:
             optional(body, "tools", list, "an array of tools")
             optional(body, "temperature", (int, float), "a number")
             optional(body, "max_tokens", int, "an integer")

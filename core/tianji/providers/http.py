@@ -26,6 +26,8 @@ END = Event("end", None)
 class HTTPProvider(Provider):
     """A provider that is reached over HTTP."""
 
+    native: ClassVar[frozenset[str]] = frozenset()
+    """Dialects that the vendor itself speaks; answers in them are forwarded as they came, and `decode` is not asked."""
     base_url: ClassVar[str] = ""
     """Where the API lives; a deployment's `api_base` overrides it."""
     api_base_env: ClassVar[tuple[str, ...]] = ()

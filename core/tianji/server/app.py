@@ -11,6 +11,7 @@ from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 
 from tianji import __version__
 from tianji.errors import BadRequest, Failure, Internal, MethodNotAllowed, NotFound
@@ -45,7 +46,11 @@ def create_app(gateway: Gateway) -> Callable[..., Awaitable[None]]:
         lifespan=[lifespan],
         state=State({"gateway": gateway}),
         exception_handlers={Failure: _failure, HTTPException: _http, Exception: _fault},
-        openapi_config=OpenAPIConfig("Tianji", __version__, enabled_endpoints=set()) if docs else None,
+        openapi_config=OpenAPIConfig(
+            "Tianji", __version__, path="/openapi", render_plugins=[JsonRenderPlugin(path="/management.json")]
+        )
+        if docs
+        else None,
         request_max_body_size=None,  # the data plane has its own limit, enforced while streaming in
         debug=False,
         logging_config=None,

@@ -15,6 +15,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 LINK = "tianji.link"
 """Where a request's scope carries its link, under our own server."""
 
+LINGER = "tianji.linger"
+"""Where it carries the function that lets the connection close in two steps."""
+
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
@@ -110,9 +113,22 @@ class SocketLink:
         cycle.response_complete = True
         cycle.expected_content_length = 0
         cycle.message_event.set()
-        if not cycle.keep_alive:
+        if cycle.more_body:
+            self._linger()
+        elif not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
+
+    def _linger(self) -> None:
+        """Close in two steps where the client is still sending: a reset at once would take the answer away from it.
+
+        What still comes is read and thrown away, for a second; the connection's own limits bound it.
+        """
+        transport = self._cycle.transport
+        if transport.can_write_eof():
+            transport.write_eof()
+        self._cycle.flow.resume_reading()
+        self._cycle.scope[LINGER]()  # type: ignore[literal-required]
 
 
 class ASGILink:

@@ -6,6 +6,7 @@ from typing import Any
 
 from litestar import Request, Response, get
 from litestar.datastructures import State
+from litestar.params import FromPath
 
 from tianji import __version__
 from tianji.errors import Forbidden, UnknownModel
@@ -56,7 +57,7 @@ async def list_models(request: Request[Any, Any, State]) -> dict[str, Any]:
 
 
 @get(["/v1/models/{model_id:path}", "/models/{model_id:path}"], summary="One model", tags=["models"])
-async def get_model(request: Request[Any, Any, State], model_id: str) -> dict[str, Any]:
+async def get_model(request: Request[Any, Any, State], model_id: FromPath[str]) -> dict[str, Any]:
     sealed, principal = await authenticate(request)
     name = model_id.strip("/")
     group = sealed.router.find(name)  # raises UnknownModel, with the near matches

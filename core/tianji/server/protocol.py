@@ -12,12 +12,14 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tianji.server.link import LINK, SocketLink
+from tianji.server.link import LINGER, LINK, SocketLink
 
 HEADER_TIME = 10.0
 """Seconds from a request's first byte to the end of its headers, and from connecting to the first byte."""
 BODY_TIME = 30.0
 """Seconds without a byte of a request's body."""
+LINGER_BYTES = 256 * 1024
+"""What a client may still send after it was answered early."""
 STALL_TIME = 30.0
 """Seconds in which a reader takes nothing of what is waiting for it."""
 
@@ -30,6 +32,8 @@ class TianjiProtocol(HttpToolsProtocol):
     _last = 0.0
     _unread = 0
     _stalled = 0.0
+    _lingering = -1
+    """Bytes that may still come on a connection that is being closed; negative while it is not."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -37,6 +41,11 @@ class TianjiProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._last = self.loop.time()
+        if self._lingering >= 0:
+            self._lingering -= len(data)
+            if self._lingering < 0:
+                self.transport.abort()
+            return
         super().data_received(data)
 
     def on_message_begin(self) -> None:
@@ -48,6 +57,7 @@ class TianjiProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # The application's task exists by now and has not run yet.
         self.scope[LINK] = SocketLink(self.cycle)  # type: ignore[literal-required]
+        self.scope[LINGER] = self._linger  # type: ignore[literal-required]
 
     def connection_lost(self, exc: Exception | None) -> None:
         cycle = self.cycle
@@ -55,6 +65,10 @@ class TianjiProtocol(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete:
             link: SocketLink = cycle.scope[LINK]  # type: ignore[literal-required]
             link.left()
+
+    def _linger(self) -> None:
+        self._lingering = LINGER_BYTES
+        self.loop.call_later(1.0, self.transport.close)
 
     def sweep(self, now: float) -> None:
         """Close the connection if one of its clocks ran out."""

@@ -16,6 +16,7 @@ https://www.rfc-editor.org/rfc/rfc9112. What it sends is not checked, so that it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json as jsonlib
 import socket
 import ssl
@@ -186,9 +187,9 @@ class Upstream:
     def _rule(self, path: str) -> _Rule:
         for key in (path, None):
             rules = self._rules.get(key, [])
-            lasting = [rule for rule in rules if rule.left is None]
-            for rule in [rule for rule in rules if rule.left] + lasting[-1:]:
-                return rule
+            usable = [rule for rule in rules if rule.left] or [rule for rule in rules if rule.left is None][-1:]
+            if usable:
+                return usable[0]
         return _Rule(lambda _: (Send(message(404, body=b"nothing is scripted for this path")),), None)
 
     # -- its life
@@ -207,11 +208,7 @@ class Upstream:
         return ssl.create_default_context(cafile=str(certificate()[0]))
 
     async def wait_disconnects(self, count: int, timeout: float = 5.0) -> None:
-        """Wait until clients have ended `count` connections.
-
-        Raises:
-            TimeoutError: They had not after `timeout` seconds.
-        """
+        """Wait until clients have ended `count` connections; `TimeoutError` when they do not."""
         await self._until(lambda: self.closed >= count, timeout)
 
     async def wait_requests(self, count: int, timeout: float = 5.0) -> None:
@@ -354,13 +351,9 @@ class _Peer(asyncio.Protocol):
         self.up.sent += len(data)
 
     async def _wait(self, seconds: float | None) -> None:
-        try:
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
             async with asyncio.timeout(seconds):
-                while not self.gone:
-                    self.changed.clear()
-                    await self.changed.wait()
-        except TimeoutError:
-            return
+                await self._need(lambda: False)
 
     async def _need(self, enough: Callable[[], bool]) -> None:
         while not enough():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tianji_callback_jsonl
 from tianji_callback_jsonl import JSONL
 
 from tianji import ConfigError, decode_json
@@ -98,7 +97,7 @@ async def test_a_half_written_batch_is_taken_back(tmp_path: Path, monkeypatch: p
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(handle, data[:100])
 
-    monkeypatch.setattr(tianji_callback_jsonl.os, "write", full)
+    monkeypatch.setattr("tianji_callback_jsonl.os.write", full)
     with pytest.raises(OSError, match="No space"):
         await callback.export([make_record(id="lost")])
     monkeypatch.undo()

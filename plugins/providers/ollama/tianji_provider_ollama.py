@@ -241,7 +241,9 @@ def _arguments(arguments: Any) -> dict[str, Any]:
 
 
 def _embed_request(call: Call, body: dict[str, Any]) -> dict[str, Any]:
-    made = {name: body[name] for name in ("model", "input", "dimensions", "truncate", "keep_alive") if name in body}
+    made: dict[str, Any] = {
+        name: body[name] for name in ("model", "input", "dimensions", "truncate", "keep_alive") if name in body
+    }
     options = {**{name: body[name] for name in sorted(OPTIONS & body.keys())}, **(body.get("options") or {})}
     if options:
         made["options"] = options

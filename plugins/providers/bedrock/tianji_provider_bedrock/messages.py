@@ -137,8 +137,8 @@ class Conversation:
         failed = message.get("is_error") is True or message.get("status") == "error"
         if failed and self.model.family in ("claude", "nova", "unknown"):
             result["status"] = "error"  # the other families refuse the field
-        marked = [part for part in dicts(content) if part.get("cache_control")]
-        return [{"toolResult": result}, *self.point(message if message.get("cache_control") else (marked or [None])[0])]
+        marked = (holder for holder in (message, *dicts(content)) if holder.get("cache_control"))
+        return [{"toolResult": result}, *self.point(next(marked, None))]
 
     # -- content -------------------------------------------------------------------------------------------------------
 

@@ -34,14 +34,27 @@ def reasoning(chat: Body, model: Model, request: Body, drop: Drop) -> Body:
     if effort is not None and effort != "none" and effort not in BUDGETS:
         raise BadRequest(f"Unknown reasoning effort {str(effort)[:50]!r}; known: none, {', '.join(BUDGETS)}.",
                          param="reasoning_effort")  # fmt: skip
+    field = "reasoning_effort"
     if isinstance(thinking, dict):
-        return {"thinking": thinking}
+        if model.family in ("claude", "unknown"):
+            return {"thinking": thinking}
+        effort, field = _effort(thinking), "thinking"
     if effort is None:
         return {}
     made = _claude(effort, model, request) if model.family == "claude" else _others(effort, model.family, model.version)
     if not made and effort != "none":
-        drop("reasoning_effort")
+        drop(field)
     return made
+
+
+def _effort(thinking: Body) -> str:
+    """Anthropic's `thinking` for a model that is not Claude."""
+    if thinking.get("type") == "disabled":
+        return "none"
+    tokens = thinking.get("budget_tokens")
+    if not isinstance(tokens, int):
+        return "medium"
+    return "low" if tokens <= BUDGETS["low"] else "medium" if tokens <= BUDGETS["medium"] else "high"
 
 
 def _claude(effort: str, model: Model, request: Body) -> Body:

@@ -100,7 +100,7 @@ def _merged(built: Any, given: Any) -> Any:
 
 def inference_config(chat: Body, model: Model, extra: Body, drop: Drop) -> Body:
     """`inferenceConfig`; `top_k`, which it has no place for, goes to the additional fields."""
-    values = {field: chat[field] for field in ("temperature", "top_p", "top_k") if field in chat}
+    values: Body = {field: chat[field] for field in ("temperature", "top_p", "top_k") if field in chat}
     if (limit := chat.get("max_completion_tokens", chat.get("max_tokens"))) is not None:
         values["max_tokens"] = limit
     for field in sorted(sampling(values, model, extra)):
@@ -196,7 +196,9 @@ def tool_config(chat: Body, conversation: Conversation, extra: Body, drop: Drop)
     named = {an_object(tool.get("toolSpec")).get("name") for tool in tools}
     for name in conversation.tools:
         if name not in named:
-            tools.append({"toolSpec": {"name": name, "description": _GONE, "inputSchema": {"json": _schema({}, model)}}})
+            tools.append(
+                {"toolSpec": {"name": name, "description": _GONE, "inputSchema": {"json": _schema({}, model)}}}
+            )
     if not tools:
         return {}
     config: Body = {"tools": tools}
@@ -241,7 +243,11 @@ def _spec(function: Body, path: str, model: Model) -> list[Body]:
 
 def _schema(schema: Body, model: Model) -> Body:
     """An input schema, which must be an object's. Nova knows three words at its top."""
-    schema = {"type": "object", **({} if "$ref" in schema or schema.get("properties") else {"properties": {}}), **schema}
+    schema = {
+        "type": "object",
+        **({} if "$ref" in schema or schema.get("properties") else {"properties": {}}),
+        **schema,
+    }
     if model.family == "nova":
         kept = ("type", "properties", "required", "$defs", "definitions")
         schema = {key: value for key, value in schema.items() if key in kept}
