@@ -39,10 +39,15 @@ class UpstreamStream:
         self._started = False
 
     async def open(self, seconds: float) -> None:
-        """Wait for the first event; an error in it is raised here, before anything was sent to the client."""
+        """Wait for the first event; an error in it is raised here, before anything was sent to the client.
+
+        Heartbeats and other comments before it do not count, and do not extend the time.
+        """
         until = monotonic() + seconds
-        while self._first is None and not self.ended:
-            self._first = await self._next(max(0.001, until - monotonic()))
+        while not self.ended and (self._first is None or not self.meter.delivered):
+            chunk = await self._next(max(0.001, until - monotonic()))
+            if chunk is not None:
+                self._first = chunk if self._first is None else Chunk(self._first.raw + chunk.raw, named=self.named)
 
     def __aiter__(self) -> UpstreamStream:
         return self

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ class Plugin:
     def fields(self) -> Iterator[tuple[ast.AnnAssign, str]]:
         """The settings, each with the string literal below it ("" without one)."""
         body = self.settings.body if self.settings else []
-        for node, after in zip(body, [*body[1:], None], strict=True):
+        for node, after in zip_longest(body, body[1:]):
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 value = after.value if isinstance(after, ast.Expr) else None
                 text = value.value if isinstance(value, ast.Constant) else ""

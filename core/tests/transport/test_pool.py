@@ -204,8 +204,9 @@ def test_a_storm_of_cancellations_loses_no_slot(run: Run, tls: bool) -> None:
 
             async def one() -> None:
                 task = asyncio.create_task(fetch(transport, up.url))
-                await asyncio.sleep(chance.random() * 0.012)
-                task.cancel()
+                if chance.random() < 0.8:
+                    await asyncio.sleep(chance.random() * 0.012)
+                    task.cancel()
                 try:
                     assert await task == b"abcdef"
                     outcomes["done"] += 1
@@ -219,8 +220,7 @@ def test_a_storm_of_cancellations_loses_no_slot(run: Run, tls: bool) -> None:
             total = 400 if tls else 2000
             await asyncio.gather(*[worker(total // 40) for _ in range(40)])
             assert sum(outcomes.values()) == total
-            assert outcomes["cancelled"] > total // 10
-            assert outcomes["done"] > 0
+            assert all(outcomes.values()), outcomes
             stats = transport.stats()[up.url]
             assert (stats["active"], stats["pending"]) == (0, 0)
             results = await asyncio.gather(*[fetch(transport, f"{up.url}/last") for _ in range(20)])

@@ -33,9 +33,11 @@ WATCH = 1.0
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with the connection sweep and the reload triggers beside it."""
+    """uvicorn's server with the connection sweep beside it and, where `load` can read the configuration again, reload."""
 
-    def __init__(self, config: uvicorn.Config, gateway: Gateway, load: Callable[[], Config], path: str | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, gateway: Gateway, load: Callable[[], Config] | None = None, path: str | None = None
+    ) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._load = load
@@ -49,6 +51,8 @@ class Server(uvicorn.Server):
         self._side.append(loop.create_task(sweep(self.server_state.connections), name="connection clocks"))
         if self._path is not None:
             self._side.append(loop.create_task(self._watch(self._path), name="configuration file"))
+        if self._load is None:
+            return
         with contextlib.suppress(NotImplementedError, RuntimeError):
             loop.add_signal_handler(signal.SIGHUP, lambda: self._side.append(loop.create_task(self.reload())))
 
@@ -61,14 +65,14 @@ class Server(uvicorn.Server):
         """Read the configuration again. A bad one is logged and changes nothing."""
         async with self._reloading:
             try:
-                config = await asyncio.to_thread(self._load)
-                await self._gateway.reload(config)
+                if self._load is not None:
+                    await self._gateway.reload(await asyncio.to_thread(self._load))
             except TianjiError as error:
                 logger.error("the configuration was not reloaded: %s", error)
             except Exception:
                 logger.exception("the configuration was not reloaded")
             else:
-                logger.info("configuration reloaded: %s", config)
+                logger.info("configuration reloaded: %s", self._gateway.config)
 
     async def _watch(self, path: Path) -> None:
         seen = _stamp(path)

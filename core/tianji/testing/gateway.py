@@ -15,13 +15,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-import uvicorn
 
 from tianji.config import from_dict
 from tianji.discovery import Catalogue, Found, check, scan
 from tianji.gateway import Gateway
 from tianji.plugin import Plugin
-from tianji.server.run import bind, server_config
+from tianji.server.run import Server, bind, server_config
 
 KEY = "sk-test-master-key"
 
@@ -55,7 +54,7 @@ async def gateway(
         add(catalogue, cls)
     made = Gateway(from_dict(tree), catalogue)
     listener = bind("127.0.0.1", 0)
-    server = uvicorn.Server(server_config(made, grace=2))
+    server = Server(server_config(made, grace=2), made)
     task = asyncio.create_task(server._serve([listener]), name="gateway under test")
     while not server.started:
         if task.done():

@@ -28,7 +28,7 @@ ALLOWED = {
     "psycopg": "the PostgreSQL protocol",
     "tiktoken": "OpenAI's tokenizers",
 }
-"""Distributions that a plugin may require beside the kernel, and why. Add one together with the plugin that needs it."""
+"""Distributions that a plugin may require beside the kernel, and why. One is added together with a plugin's need."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -42,16 +43,17 @@ def validate(plugin: Plugin) -> Iterable[Problem]:
         yield Problem(f"{key} differs from the template", mend, path)
 
 
+@cache
 def _rendered() -> dict[str, Any]:
     """The template's pyproject.toml, as the repository's own plugins get it."""
     repo = Repo()
-    names = ("name", "description", "author", "github_username", "__distribution", "__group", "__module", "__class")
+    names = ("name", "description", "__title", "__distribution", "__group", "__module", "__class")
     context = dict.fromkeys(names, "x") | {
         "in_monorepo": "yes",
         "__version": repo.version,
         "__requirement": repo.requirement,
     }
-    environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701
+    environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
     return tomllib.loads(environment.from_string(TEMPLATE.read_text()).render(cookiecutter=context))
 
 

@@ -1,8 +1,8 @@
 """Settings: frozen, documented, and secret where they look so.
 
 `class Settings(PluginSettings, frozen=True)`, a string literal below every field (it becomes the field's documentation
-in `tianji plugins`, in the reference and in error messages), and the type `Secret` for whatever is a credential, so that
-it is never seen in a repr, a log line or an error.
+in `tianji plugins` and in the reference), and the type `Secret` for whatever is a credential, so that it is never seen
+in a repr, a log line or an error.
 """
 
 from __future__ import annotations

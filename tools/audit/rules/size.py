@@ -1,7 +1,8 @@
 """Size: a file fits into one head.
 
-A file has at most 400 lines, here and in the kernel. A provider that is `OpenAICompatible` has at most 60: what no class
-attribute can say is rare, and a longer one either has a wire format of its own (`HTTPProvider`) or says a quirk twice.
+A file has at most 400 lines, in plugins, in the kernel and in the tools. A provider that is `OpenAICompatible` has at
+most 60: what no class attribute can say is rare, and a longer one either has a wire format of its own (`HTTPProvider`)
+or says a quirk twice.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Tests: every plugin passes its family's suite, and providers show their wire format.
 
 The test file subclasses `ProviderSuite`, `GuardrailSuite`, `CallbackSuite`, `StrategySuite` or `ExtensionSuite` with
-`plugin = <the class>`. A provider that is not `OpenAICompatible` has at least one golden exchange in `wire/` for each op
-that it declares; chat has one that streams and one that does not. A golden says honestly where it is from: `docs:<url>`
-(transcribed from the reference) or `recorded:<date>`.
+`plugin = <the class>`. A provider that is not `OpenAICompatible` has at least one golden exchange in `wire/` for each
+op that it declares; chat has one that streams and one that does not. A golden says honestly where it is from:
+`docs:<url>` (transcribed from the reference) or `recorded:<date>`.
 """
 
 from __future__ import annotations
