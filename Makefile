@@ -1,15 +1,16 @@
 # The whole contributor interface. A machine with Python 3.11 or newer, pip and make is enough; `make help` lists it.
 
 PYTHON  ?= python3
-HOST    ?= 127.0.0.1
-PORT    ?= 4000
-WORKERS ?= 1
-JOBS    ?= 2
+HOST    := 127.0.0.1
+PORT    := 4000
+WORKERS := 1
+JOBS    := auto
 
 BIN     := .venv/bin
 READY   := .venv/.ready
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/*/pyproject.toml))
 SOURCES := core/tianji tools bench $(wildcard plugins/*/*/tianji_*)
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python
 empty   :=
 space   := $(empty) $(empty)
 
@@ -46,8 +47,8 @@ generate: $(READY)  ## Rewrite what is generated: plugin tables, rule pages, the
 bench: $(READY)  ## Measure the gateway (ARGS=--help)
 	$(BIN)/python -m bench $(ARGS)
 
-new: $(READY)  ## Bake a plugin from the template (FAMILY=providers NAME=foo)
-	@$(BIN)/python -m tools.new "$(FAMILY)" "$(NAME)"
+new: $(READY)  ## Bake a plugin into plugins/ (FAMILY=providers NAME=foo; FAMILY=provider-custom for an own format)
+	@$(BIN)/tianji new "$(FAMILY)" "$(NAME)" $(ARGS)
 
 lock: | $(READY)  ## Resolve requirements.in into requirements.lock (ARGS=--upgrade for newer versions)
 	$(BIN)/uv pip compile --quiet $(ARGS) --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
@@ -58,18 +59,18 @@ clean:  ## Remove .venv and everything that tools left behind
 	find core plugins tests tools bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Repeats are instant: the stamp is older only after the lock, a pyproject.toml or the set of plugins has changed.
-# uv comes first, with its hash from the lock, by pip; then uv installs the lock, then the repository's distributions.
+# uv comes first, by pip and with its hash from the lock (where Python came without ensurepip, by the pip beside it). Then
+# uv installs the lock, takes away plugins whose folder has gone, and installs the repository to be edited in place.
 $(READY): requirements.lock $(wildcard pyproject.toml core/pyproject.toml plugins/* plugins/*/*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: PYTHON=...")'
+	@echo "Setting up .venv with $(words $(PLUGINS)) plugins"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; $(PYTHON) -m venv --without-pip .venv; }
 	@awk '/^uv==/ {on = 1} on {print} on && !/\\$$/ {exit}' requirements.lock > .venv/uv.txt
-	@test -x $(BIN)/uv && $(BIN)/uv --version | grep -q "$$(sed -n 's/^uv==\([^ ]*\).*/\1/p' .venv/uv.txt)" || \
-		$(PYTHON) -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --no-deps --require-hashes \
-		-r .venv/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
-	@$(BIN)/uv pip list --python $(BIN)/python --editable 2>/dev/null | awk 'NR > 2 && $$1 != "" {print $$1, $$3}' | \
+	@if test -x $(BIN)/pip; then pip="$(BIN)/python -m pip"; else pip="$(PYTHON) -m pip --python $(BIN)/python"; fi; \
+		$$pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .venv/uv.txt
+	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(BIN)/uv pip list --python $(BIN)/python --editable 2>/dev/null | awk 'NR > 2 {print $$1, $$3}' | \
 		while read -r name place; do test -f "$$place/pyproject.toml" || \
 		$(BIN)/uv pip uninstall --quiet --python $(BIN)/python "$$name"; done
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation \
-		$(addprefix -e ./,. core $(PLUGINS))
+	@$(INSTALL) --no-deps --no-build-isolation -e . $(addprefix -e ./,core $(PLUGINS))
 	@touch $@

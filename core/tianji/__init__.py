@@ -26,7 +26,7 @@ _EXPORTS = {
     "Verdict": "tianji.plugin",
     "Decoder": "tianji.providers.http",
     "END": "tianji.providers.http",
-    "classify": "tianji.providers.http",
+    "classify": "tianji.errors",
     "error_fields": "tianji.providers.http",
     "must_be_object": "tianji.providers.http",
     "completion": "tianji.dialects.openai",
@@ -36,6 +36,7 @@ _EXPORTS = {
     # the model
     "Attempt": "tianji.model",
     "Call": "tianji.model",
+    "DONE": "tianji.model",
     "Chunk": "tianji.model",
     "Cost": "tianji.model",
     "Deployment": "tianji.model",
@@ -134,8 +135,10 @@ if TYPE_CHECKING:
     from tianji.errors import Unavailable as Unavailable
     from tianji.errors import UpstreamFailure as UpstreamFailure
     from tianji.errors import UpstreamNotFound as UpstreamNotFound
+    from tianji.errors import classify as classify
     from tianji.errors import from_status as from_status
     from tianji.hookspecs import hookimpl as hookimpl
+    from tianji.model import DONE as DONE
     from tianji.model import Attempt as Attempt
     from tianji.model import Call as Call
     from tianji.model import Chunk as Chunk
@@ -167,7 +170,6 @@ if TYPE_CHECKING:
     from tianji.providers import OpenAICompatible as OpenAICompatible
     from tianji.providers.http import END as END
     from tianji.providers.http import Decoder as Decoder
-    from tianji.providers.http import classify as classify
     from tianji.providers.http import error_fields as error_fields
     from tianji.providers.http import must_be_object as must_be_object
     from tianji.services import KV as KV

@@ -137,10 +137,12 @@ class Attempts:
             return members
         healthy = self.health.available(members)
         tiers = sorted({one.order for one in healthy})
-        ranked: list[Deployment] = []
-        for tier in tiers:
-            inside = healthy if len(tiers) == 1 else [one for one in healthy if one.order == tier]
-            ranked += await self._route(call, group, inside)
+        first = healthy if len(tiers) == 1 else [one for one in healthy if one.order == tiers[0]]
+        ranked = list(await self._route(call, group, first))
+        for tier in tiers[1:]:
+            # Only the tier in use is the strategy's: it may count what it ranks first.
+            spare = [one for one in healthy if one.order == tier]
+            ranked += random.sample(spare, len(spare))
         if not ranked:
             raise NoDeployment(f"No deployment of '{model}' may be used right now.", param="model")
         return ranked

@@ -374,3 +374,31 @@ def from_status(status: int, message: str, **fields: Any) -> UpstreamFailure:
     if kind is None:
         kind = Unavailable if status >= 500 else Rejected
     return kind(message, status=status, **fields)
+
+
+_CONTEXT = (
+    "context length", "context_length", "context window", "maximum context", "prompt is too long", "too many tokens",
+    "input is too long", "exceeds the maximum number of tokens", "reduce the length", "token limit",
+    "input token count",
+)  # fmt: skip
+_POLICY = (
+    "content_filter",
+    "content policy",
+    "content_policy",
+    "content management policy",
+    "responsibleaipolicy",
+    "safety system",
+)
+
+
+def classify(status: int, message: str, *, code: str | None = None, type: str | None = None) -> UpstreamFailure:
+    """The failure class for a status, refined by what the message and the code say about a 400."""
+    if status in (400, 413, 422):
+        lowered = f"{message} {code or ''} {type or ''}".lower()
+        if any(phrase in lowered for phrase in _CONTEXT):
+            return ContextWindow(message, status=400)
+        if any(phrase in lowered for phrase in _POLICY):
+            return ContentPolicy(message, status=400, code=code if code and not code.isdigit() else None)
+        if "invalid api key" in lowered or "api key not valid" in lowered:
+            return BadCredentials(message, status=401, code=code)
+    return from_status(status, message, code=code)

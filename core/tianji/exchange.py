@@ -6,14 +6,17 @@ stream of which the first event has already been seen, so that an error in it is
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from time import monotonic, time
 from typing import Any
 
 from tianji import dialects
 from tianji.dialects.openai import failure_of
 from tianji.dialects.peek import peek
-from tianji.errors import Failure, ProtocolError, Unprocessable
-from tianji.model import Call, Deployment, Op, Reply, Wire, decode_json, encode_json
+from tianji.errors import Failure, ProtocolError, Timeout, Unprocessable
+from tianji.model import Call, Chunk, Deployment, Op, Reply, Wire, decode_json, encode_json
+from tianji.plugin import Provider
 from tianji.providers.http import HTTPProvider
 from tianji.streams import Forwarded, Translated, unreadable
 from tianji.transport import Clocks, Response, Transport
@@ -104,6 +107,8 @@ class Exchange:
         if forwarded:
             if "error" in data and data["error"] and "choices" not in data and data.get("type") != "message":
                 raise failure_of(data["error"], provider=provider.name)
+            if dialect.peeks and "choices" not in data and "data" not in data:
+                raise ProtocolError("The provider's answer has neither choices nor data.")
             reply.usage = dialect.usage(data)
             reply.model = data.get("model")
             if dialect.op != Op.COUNT_TOKENS and not dialect.named:
@@ -179,7 +184,7 @@ def _passes_on(name: str) -> str:
     return passes
 
 
-def spoken(provider: HTTPProvider, call: Call) -> Call:
+def spoken(provider: Provider, call: Call) -> Call:
     """The call in a dialect that the provider understands: itself, or said as chat (once per call)."""
     if call.dialect in provider.native or call.dialect == "openai-chat" or not dialects.get(call.dialect).translates:
         return call
@@ -187,6 +192,36 @@ def spoken(provider: HTTPProvider, call: Call) -> Call:
         body = dialects.get(call.dialect).to_chat(call)
         call.chat = call.derive(body=body, dialect="openai-chat", op=Op.CHAT)
     return call.chat
+
+
+async def local_attempt(provider: Provider, call: Call, deployment: Deployment) -> Reply:
+    """One attempt of a provider that does its own I/O: translated, and under a deadline, as any other is."""
+    said = spoken(provider, call)
+    limit = (deployment.stream_timeout if call.stream else None) or deployment.timeout or call.remaining()
+    try:
+        async with asyncio.timeout(min(limit, call.remaining())):
+            reply = await provider.call(said, deployment)
+    except TimeoutError:
+        raise Timeout(f"{provider.name} did not answer within {limit:g} seconds.", provider=provider.name) from None
+    if said is not call:
+        dialect = dialects.get(call.dialect)
+        if reply.stream is not None:
+            reply.stream = _said_back(call, reply.stream)
+        else:
+            reply.body = dialect.from_chat(call, reply.body)
+    return reply
+
+
+async def _said_back(call: Call, stream: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
+    """A chat stream, said in the client's dialect."""
+    dialect = dialects.get(call.dialect)
+    out = dialect.stream_from_chat(call)
+    next(out)
+    async for chunk in stream:
+        events = [event for one in chunk.events for event in out.send(one)]
+        if events:
+            yield Chunk(events=events, named=dialect.named)
+    yield Chunk(Chunk(events=out.send(None), named=dialect.named).raw + dialect.done, named=dialect.named)
 
 
 def renamed(raw: bytes, theirs: Any, model: str) -> bytes:

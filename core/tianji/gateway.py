@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from tianji.config.schema import Config
 from tianji.deployments import Builder, listed
 from tianji.discovery import Catalogue
 from tianji.errors import ConfigError, PluginError, TianjiError
-from tianji.exchange import Exchange, Timeouts
+from tianji.exchange import Exchange, Timeouts, local_attempt
 from tianji.health import Health
 from tianji.identity import MasterKey
 from tianji.ledger import MemoryLedger
@@ -377,7 +378,7 @@ class Gateway:
     def _attempt(self, provider: Provider) -> HookFn:
         """An HTTP provider's attempt is the exchange itself: its sealed `call` does nothing but ask for it."""
         if not isinstance(provider, HTTPProvider):
-            return provider.provider_call
+            return partial(local_attempt, provider)
 
         async def attempt(call: Call, deployment: Deployment) -> Reply:
             return await self._exchange(provider, call, deployment)

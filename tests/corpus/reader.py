@@ -14,7 +14,22 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.corpus.wire import Answer, Choice, Frame, Json, Tool, Usage, aws, box, items, json_values, number, sse, text
+from tests.corpus.wire import (
+    Answer,
+    Choice,
+    Frame,
+    Json,
+    Tool,
+    Usage,
+    aws,
+    box,
+    items,
+    json_values,
+    message_of,
+    number,
+    sse,
+    text,
+)
 
 STOP = {
     "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length", "tool_use": "tool_calls",
@@ -22,30 +37,13 @@ STOP = {
     "content_filtered": "content_filter",
 }  # fmt: skip
 """Anthropic's and Converse's stop reasons."""
+GEMINI_NUMBERS: dict[object, str] = {1: "STOP", 2: "MAX_TOKENS", 3: "SAFETY", 4: "RECITATION"}
 GEMINI_BROKEN = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "MALFORMED_RESPONSE", "TOO_MANY_TOOL_CALLS")
 LEGACY = "legacy"
 
 
-# -- errors ------------------------------------------------------------------------------------------------------------
-
-
-def message_of(value: Any) -> str:
-    """The words of an error in any of the shapes in use; empty where a machine wrote nothing for a reader."""
-    if isinstance(value, list):
-        return next((said for one in value if (said := message_of(one))), "")
-    if isinstance(value, str):
-        return value
-    inner = box(value)
-    for key in ("error", "message", "detail", "msg", "errors", "error_message"):
-        if inner.get(key) and (said := message_of(inner[key])):
-            return said
-    return ""
-
-
 def _reported(data: Json) -> str | None:
-    """An error in the place of an answer, or of an event."""
-    if data.get("choices"):
-        return None
+    """An error in the place of an answer, or in an event (there also beside a choice)."""
     if data.get("error"):
         return message_of(data)
     if data.get("object") == "error" or data.get("type") == "error":
@@ -108,7 +106,9 @@ def chat(body: Json) -> Answer:
         choice = answer.choice(number(one.get("index", position)))
         message = box(one.get("message"))
         if "tool_calls" in message:  # in a whole answer the position counts, whatever a server writes into `index`
-            calls = [{key: value for key, value in call.items() if key != "index"} for call in message["tool_calls"] or ()]
+            calls = [
+                {key: value for key, value in call.items() if key != "index"} for call in message["tool_calls"] or ()
+            ]
             message = {**message, "tool_calls": calls}
         _take(choice, message, {})
         choice.text += text(one.get("text"))
@@ -186,6 +186,8 @@ def messages_stream(frames: Sequence[Frame]) -> Answer:
     choice = answer.choice()
     tools: dict[int, Tool] = {}
     for frame in frames:
+        if frame.data.strip() == "[DONE]":
+            continue  # not Anthropic's, but a gateway before it added one
         event = json.loads(frame.data)
         kind, delta, block = event.get("type"), box(event.get("delta")), box(event.get("content_block"))
         if kind == "error":
@@ -241,7 +243,8 @@ def gemini(*bodies: Json) -> Answer:
         for position, candidate in enumerate(items(body.get("candidates"))):
             index = number(candidate.get("index", position))
             choice = answer.choice(index)
-            reasons[index] = candidate.get("finishReason") or reasons.get(index, "")
+            reason = candidate.get("finishReason") or reasons.get(index, "")
+            reasons[index] = GEMINI_NUMBERS.get(reason, reason)  # some clients ask for enums as numbers
             for part in items(box(candidate.get("content")).get("parts")):
                 _gemini_part(choice, part)
     for index, reason in reasons.items():
@@ -257,7 +260,13 @@ def gemini(*bodies: Json) -> Answer:
 
 def _gemini_part(choice: Choice, part: Json) -> None:
     if isinstance(call := part.get("functionCall"), dict):
-        choice.tools.append(Tool(call["name"], json.dumps(call.get("args") or {})))
+        if call.get("name"):
+            choice.tools.append(Tool(call["name"], json.dumps(call.get("args") or {})))
+        told = box(choice.tools[-1].parsed)  # without a name it is a piece of the call before it
+        for piece in items(call.get("partialArgs")):
+            key = piece["jsonPath"].removeprefix("$.")
+            told[key] = told.get(key, "") + piece["stringValue"]
+        choice.tools[-1].arguments = json.dumps(told)
     elif part.get("thought"):
         choice.reasoning += text(part.get("text"))
     elif "text" in part:
@@ -270,6 +279,11 @@ def _gemini_part(choice: Choice, part: Json) -> None:
         choice.pieces = [choice.text] if choice.pieces is None else choice.pieces
         choice.pieces.append(text(box(part.get("executableCode")).get("code")))
         choice.pieces.append(text(box(part.get("codeExecutionResult")).get("output")))
+
+
+def gemini_whole(body: Json) -> Answer:
+    """An answer that arrived whole is finished, also where it does not say so (images by some models)."""
+    return gemini({**body, "candidates": [{"finishReason": "STOP", **one} for one in items(body.get("candidates"))]})
 
 
 def gemini_stream(frames: Sequence[Frame]) -> Answer:
@@ -366,7 +380,7 @@ def ollama_embeddings(body: Json) -> Answer:
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 WHOLE: dict[str, Callable[[Json], Answer]] = {
-    "openai": chat, "embeddings": embeddings, "anthropic": messages, "gemini": gemini, "converse": converse,
+    "openai": chat, "embeddings": embeddings, "anthropic": messages, "gemini": gemini_whole, "converse": converse,
     "gemini-embeddings": gemini_embeddings, "ollama": ollama, "ollama-embeddings": ollama_embeddings,
 }  # fmt: skip
 STREAMED: dict[str, Callable[[Sequence[Frame]], Answer]] = {

@@ -92,7 +92,8 @@ class Frame(NamedTuple):
 def sse(raw: bytes) -> list[Frame]:
     """Server-sent events. One that the end of the bytes cuts short is taken too: recorders trim the last line."""
     frames: list[Frame] = []
-    name, data, start, at = "", [], 0, 0
+    data: list[str] = []
+    name, start, at = "", 0, 0
     for line in re.split(rb"(?<=\n)|(?<=\r)(?!\n)", raw):
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         if not text:
@@ -161,3 +162,16 @@ def box(value: object) -> Json:
 
 def text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def message_of(value: Any) -> str:
+    """The words of an error in any of the shapes in use; empty where a machine wrote nothing for a reader."""
+    if isinstance(value, list):
+        return next((said for one in value if (said := message_of(one))), "")
+    if isinstance(value, str):
+        return value
+    inner = box(value)
+    for key in ("error", "message", "detail", "msg", "errors", "error_message"):
+        if inner.get(key) and (said := message_of(inner[key])):
+            return said
+    return ""

@@ -9,6 +9,7 @@ the command's module documents.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not hasattr(arguments, "rest"):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.rest = rest
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no arrows shall still show the rest
     try:
         status = int(arguments.run(arguments))
         sys.stdout.flush()

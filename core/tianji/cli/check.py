@@ -70,8 +70,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "check",
         help=COMMANDS["check"],
-        description="Say what is wrong with a configuration, and how to mend it: unknown keys, unset variables, missing "
-        "plugins, settings that a plugin refuses, fallbacks that lead nowhere, names given twice.",
+        description="Say what is wrong with a configuration, and how to mend it: unknown keys, unset variables, "
+        "missing plugins, settings that a plugin refuses, fallbacks that lead nowhere, names given twice.",
     )
     config_arguments(parser)
     parser.add_argument("--strict", action="store_true", help="status 1 for warnings, too")
@@ -167,13 +167,16 @@ def examine(path: str | None, files: Sequence[str] = ()) -> Examination:
     except TianjiError as error:
         seen.findings.append(finding_of(error, "plugins"))
     names = _names(found, catalogue)
-    seen.findings += lint(config, installed=names)
+    read: set[str] = set()
     if catalogue is not None:
         absent = {(family, name) for family, name in in_use(config, found) if name not in names[family]} - _BUILT_IN
         more, seen.gateway = _assembled(_without(config, absent), catalogue)
         seen.findings += more
-        owned = _owned(seen.gateway) if seen.gateway is not None else set()
-        seen.findings = [one for one in seen.findings if not _is_known_section(one, owned)]
+        read = _read_by_plugins(config, catalogue, seen.gateway)
+    warnings = tuple(
+        one for one in config.warnings if one.code not in _UNKNOWN or one.path.rpartition(" ")[2] not in read
+    )
+    seen.findings += lint(msgspec.structs.replace(config, warnings=warnings), installed=names)
     file = config.source
     seen.findings = sorted(
         dict.fromkeys(seen.findings), key=lambda finding: (LEVELS.index(finding.level), place(finding, file)[0])
@@ -183,6 +186,10 @@ def examine(path: str | None, files: Sequence[str] = ()) -> Examination:
 
 _BUILT_IN = {(family, name) for family, single in SINGULAR.items() for name in BUILT_IN.get(single, ())}
 """What `lint` does not miss: assembling tells whether it is there."""
+
+
+_UNKNOWN = ("unknown-key", "passed-through")
+"""Codes of the warnings about keys that the kernel does not know, and that a plugin may."""
 
 
 def finding_of(error: TianjiError, path: str = "") -> Finding:
@@ -216,9 +223,6 @@ def _assembled(config: Config, catalogue: Catalogue) -> tuple[list[Finding], Gat
             if smaller is None:
                 break
             config = smaller
-        except Exception as error:  # noqa: BLE001 - a plugin's `__init__` or `configure` may raise anything
-            message = f"the gateway cannot be assembled: {type(error).__name__}: {error}"
-            return [*findings.values(), Finding("error", "", message)], None
         else:
             return [*findings.values(), *_left_out(config, gateway)], gateway
     return list(findings.values()), None
@@ -230,9 +234,10 @@ def _at_fault(error: TianjiError, config: Config) -> tuple[str, Config | None]:
     for field in ("deployments", "guardrails", "callbacks"):
         specs = getattr(config, field)
         for spec in specs:
-            if text.startswith(spec.where or spec.path):
+            where = spec.where or spec.path
+            if where and text.startswith(where):
                 rest = tuple(one for one in specs if one is not spec)
-                return spec.where or spec.path, msgspec.structs.replace(config, **{field: rest})
+                return where, msgspec.structs.replace(config, **{field: rest})
     strategy = "router_settings.routing_strategy"
     if text.startswith(strategy) and config.router.routing_strategy != "simple-shuffle":
         return strategy, _without(config, {("strategies", config.router.routing_strategy)})
@@ -264,14 +269,20 @@ def _left_out(config: Config, gateway: Gateway) -> Iterator[Finding]:
             yield Finding("warning", where, f"left out, and the rest goes on: {message}", mend)
 
 
-def _owned(gateway: Gateway) -> set[str]:
-    """The top-level sections that extensions read."""
-    owned = set(gateway.sealed.assembly.sections)
-    for plugin in gateway.sealed.registry.plugins:
-        if isinstance(plugin, Extension):
-            owned.add(plugin.section or plugin.instance.replace("-", "_"))
-    return owned
-
-
-def _is_known_section(finding: Finding, owned: set[str]) -> bool:
-    return "not a section" in finding.message and finding.path.rpartition(" ")[2] in owned
+def _read_by_plugins(config: Config, catalogue: Catalogue, gateway: Gateway | None) -> set[str]:
+    """Keys that the linter does not know and that an installed plugin reads: its section, its provider's settings."""
+    read: set[str] = set()
+    if gateway is not None:
+        read |= set(gateway.sealed.assembly.sections)
+        for plugin in gateway.sealed.registry.plugins:
+            if isinstance(plugin, Extension):
+                read.add(plugin.section or plugin.instance.replace("-", "_"))
+    for spec in config.deployments:
+        try:
+            schema = catalogue.load("providers", spec.provider).Settings
+        except TianjiError:
+            continue  # it is a finding already
+        for field in msgspec.structs.fields(schema):
+            # A path is spelled as the file spells it.
+            read |= {f"{spec.path}.{section}.{field.name}" for section in ("tianji_params", "litellm_params")}
+    return read

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tianji.config import Config, ProviderHint, load, zero
 from tianji.discovery import Catalogue, Found, scan
-from tianji.errors import ConfigError, PluginError
+from tianji.errors import ConfigError, PluginError, TianjiError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -50,6 +50,14 @@ def json_argument(parser: argparse.ArgumentParser) -> None:
 def config_path(given: str | None) -> str | None:
     """The configuration file: as given, else `$CONFIG_FILE_PATH`; None for none."""
     return given or os.environ.get("CONFIG_FILE_PATH") or None
+
+
+def from_environment(name: str, default: int) -> int:
+    """A whole number that a variable gives. `ConfigError` where it holds something else."""
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise ConfigError(f"{text!r} is not a whole number", path=f"${name}", mend="Unset it, or give one")
+    return int(text) if text else default
 
 
 def load_config(path: str | None, catalogue: Catalogue | None = None) -> Config:
@@ -102,18 +110,26 @@ def make_catalogue(config: Config | None, files: Iterable[str] = ()) -> Catalogu
 
 
 def assemble(config: Config, catalogue: Catalogue) -> Gateway:
-    """The gateway, assembled and not started: no socket is opened, no `startup` runs, nothing is logged."""
+    """The gateway, assembled and not started: no socket is opened, no `startup` runs, nothing is logged.
+
+    Raises `ConfigError` or `PluginError`; what else a plugin raises becomes the latter.
+    """
     from tianji.gateway import Gateway
 
-    with quiet():
-        return Gateway(config, catalogue)
+    try:
+        with quiet():
+            return Gateway(config, catalogue)
+    except TianjiError:
+        raise
+    except Exception as error:
+        raise PluginError(f"the gateway cannot be assembled: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the gateway's log off the terminal: what it would say is in the table, or in the error."""
     logger = logging.getLogger("tianji")
-    before = logger.disabled, logger.propagate
+    before = logger.propagate
     handler = logging.NullHandler()
     logger.addHandler(handler)
     logger.propagate = False
@@ -121,7 +137,7 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        _, logger.propagate = before
+        logger.propagate = before
 
 
 def in_use(config: Config, found: Iterable[Found]) -> set[tuple[str, str]]:

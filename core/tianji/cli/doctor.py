@@ -3,8 +3,8 @@
 It looks at Python, the kernel and its libraries, imports every plugin that is not switched off, checks the
 configuration, and tries the address that the gateway would listen on. It changes nothing and asks no network.
 
-With `--json`: `{"ok", "version", "checks": [{check, level, message, mend}]}`, with the levels `ok`, `info`, `warning` and
-`error`. Status 1: there is a warning or an error.
+With `--json`: `{"ok", "version", "checks": [{check, level, message, mend}]}`; the levels are `ok`, `info`, `warning`
+and `error`. Status 1: there is a warning or an error.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def look(seen: Examination, path: str | None) -> list[Symptom]:
         *symptoms.ledger(seen),
         *symptoms.permissions(path),
         *symptoms.data(seen.config),
-        *symptoms.address(general.host, int(port) if port.isdigit() else general.port),
+        *symptoms.address(general.host, int(port) if port.isdecimal() else general.port),
         *symptoms.files(),
     ]
 

@@ -6,8 +6,8 @@ With `--json`:
   reason}]}`; `state` is `installed`, `in use`, `disabled` or `broken`.
 - `tianji plugins --chain`: `{"row": [{order, label, distribution, hooks, on_failure}], "stages": {hook: [label]},
   "broken": {callback: reason}}`; guardrails have `modes` and `default_on`, too.
-- `tianji plugins info NAME`: `{family, name, aliases, summary, docs, distribution, version, requires, entry_point, order,
-  hooks, state, reason, settings: [{name, type, default, required, secret, doc}], settings_in}`; providers have
+- `tianji plugins info NAME`: `{family, name, aliases, summary, docs, distribution, version, requires, entry_point,
+  order, hooks, state, reason, settings: [{name, type, default, required, secret, doc}], settings_in}`; providers have
   `provider: {base_url, ops, native, api_key_env, api_base_env, needs_key}`, too.
 
 Status 1: the plugin that was asked about is broken.

@@ -1,20 +1,35 @@
-"""`tianji serve`: run the gateway."""
+"""`tianji serve`: run the gateway, until SIGTERM or Ctrl-C.
+
+With `--json`, once the socket is bound, one object on standard output: `{"address", "config", "master_key", "models"}`.
+`config` is null without a file; `master_key` is null unless it was made up for this run.
+"""
 
 from __future__ import annotations
 
 import argparse
 import gc
 import logging
-import os
+import signal
 import sys
 
-from tianji.cli.common import config_arguments, config_path, load_config, make_catalogue, say
+from tianji.cli import COMMANDS
+from tianji.cli.common import (
+    config_arguments,
+    config_path,
+    counted,
+    from_environment,
+    json_argument,
+    load_config,
+    make_catalogue,
+    print_json,
+    say,
+)
 from tianji.config import Config
 from tianji.errors import ConfigError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("serve", help="run the gateway", description="Run the gateway.")
+    parser = commands.add_parser("serve", help=COMMANDS["serve"], description="Run the gateway.")
     config_arguments(parser)
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1, or general_settings.host)")
     parser.add_argument(
@@ -22,6 +37,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("-w", "--workers", type=int, help="processes (default 1, or $NUM_WORKERS)")
     parser.add_argument("--grace", type=float, default=30.0, help="seconds for running calls at a stop (default 30)")
+    json_argument(parser)
     parser.set_defaults(run=run)
 
 
@@ -46,14 +62,16 @@ def run(arguments: argparse.Namespace) -> int:
     gateway = Gateway(config, catalogue)
     general = config.general_settings
     host = arguments.host or general.host
-    port = arguments.port if arguments.port is not None else int(os.environ.get("PORT") or general.port)
-    workers = arguments.workers or int(os.environ.get("NUM_WORKERS") or 1)
+    port = arguments.port if arguments.port is not None else from_environment("PORT", general.port)
+    workers = arguments.workers or from_environment("NUM_WORKERS", 1)
     for warning in config.warnings:
         logging.getLogger("tianji.config").warning("%s: %s", warning.path, warning.message)
     # What was made so far lives as long as the process: keep the collector from walking it at every full collection,
     # and (with workers) from touching pages that are shared with the parent.
     gc.collect()
     gc.freeze()
+    # uvicorn sends itself the signal again when it has stopped; a stop that was asked for is no failure.
+    signal.signal(signal.SIGTERM, _stopped)
     try:
         return serve(
             gateway,
@@ -63,23 +81,33 @@ def run(arguments: argparse.Namespace) -> int:
             load=fresh,
             path=path,
             grace=arguments.grace,
-            ready=lambda address: _greet(config, gateway.sealed.models, address),
+            ready=lambda address: _greet(config, gateway.sealed.models, address, path, as_json=arguments.json),
         )
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
-def _greet(config: Config, models: tuple[str, ...], address: str) -> None:
+def _stopped(number: int, frame: object) -> None:
+    raise SystemExit(0)
+
+
+def _greet(config: Config, models: tuple[str, ...], address: str, path: str | None, *, as_json: bool) -> None:
     """What a newcomer needs: the address, the key if it was made just now, a first request."""
+    master = config.general_settings.master_key
+    key = master.reveal() if config.generated_master_key and master else None
+    if as_json:
+        print_json({"address": address, "config": path, "master_key": key, "models": list(models)})
+        sys.stdout.flush()
+        return
     say(f"Tianji is listening on {address}")
-    if config.generated_master_key and config.general_settings.master_key:
-        key = config.general_settings.master_key.reveal()
+    if key is not None:
         say(f"Master key (made for this run, shown once; set TIANJI_MASTER_KEY to choose your own): {key}")
         say("No configuration file was given. Try:")
         say(f"  curl {address}/v1/chat/completions -H 'Authorization: Bearer {key}' \\")
         say('    -d \'{"model": "echo/echo", "messages": [{"role": "user", "content": "Hello"}]}\'')
     shown = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
-    say(f"{len(models)} models: {shown or 'none'}")
+    say(f"{counted(len(models), 'model')}: {shown or 'none'}")
     sys.stdout.flush()
 
 

@@ -79,10 +79,7 @@ class Symptom(msgspec.Struct, frozen=True):
 def python() -> Iterator[Symptom]:
     """The interpreter, and the event loop."""
     here = f"Python {platform.python_version()} at {sys.executable}"
-    if sys.version_info < (3, 11):
-        yield Symptom("python", "error", f"{here} is too old", "Use Python 3.11 or newer")
-    else:
-        yield Symptom("python", "ok", here)
+    yield Symptom("python", "ok", here)
     if importlib.util.find_spec("uvloop") is None:
         level: Level = "info" if sys.platform == "win32" else "warning"
         yield Symptom("event loop", level, "uvloop is not installed; asyncio's loop is slower", "pip install uvloop")
@@ -130,7 +127,9 @@ def files() -> Iterator[Symptom]:
         return  # Windows has no such limit
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     said = "no limit on open files" if soft == resource.RLIM_INFINITY else f"{soft} open files"
-    mend = f"ulimit -n {MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)} (LimitNOFILE= in systemd)"
+    mend = (
+        f"ulimit -n {MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)} (LimitNOFILE= in systemd)"
+    )
     if soft == resource.RLIM_INFINITY or soft >= MANY_FILES:
         yield Symptom("file limit", "ok", said)
     elif soft < FEW_FILES:
@@ -150,7 +149,9 @@ def plugins(rows: Sequence[Row], found: Sequence[Found]) -> Iterator[Symptom]:
             continue
         reason = row.reason
         if not reason:
-            one = next(one for one in found if (one.family, one.name, one.dist) == (row.family, row.name, row.distribution))
+            one = next(
+                one for one in found if (one.family, one.name, one.dist) == (row.family, row.name, row.distribution)
+            )
             reason = fault(one)
         if reason:
             yield Symptom("plugins", "error", f"{row.label}: {reason}")
@@ -233,7 +234,7 @@ def _is_loopback(host: str) -> bool:
 
 # A key of a secret with a value that is written out: neither a reference nor a variable.
 _LITERAL = re.compile(
-    r"""^\s*(?:-\s*)?["']?[\w-]*(?:api_key|apikey|master_key|secret|secret_key|secret_access_key|password|token|salt_key)
+    r"""(?:^|[{,])\s*(?:-\s*)?["']?[\w-]*(?:api_key|apikey|master_key|secret|secret_key|secret_access_key|password|token|salt_key)
         ["']?\s*:\s*["']?(?!os\.environ/|\$|[\w-]+://|null\b|true\b|false\b|["'#])(?=\S{6})""",
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
 )
@@ -253,7 +254,9 @@ def permissions(path: str | None) -> Iterator[Symptom]:
         return
     if mode & 0o004:
         message = f"{path} has secrets in it, and everybody on this machine can read it (mode {mode:03o})"
-        yield Symptom("permissions", "warning", message, f"chmod 600 {path}; or keep them in variables: os.environ/NAME")
+        yield Symptom(
+            "permissions", "warning", message, f"chmod 600 {path}; or keep them in variables: os.environ/NAME"
+        )
     else:
         yield Symptom("permissions", "ok", f"{path} has secrets in it; its mode is {mode:03o}")
 

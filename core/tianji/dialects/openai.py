@@ -10,7 +10,7 @@ from typing import Any
 
 from tianji.dialects.base import Dialect, Monitor, need, optional, type_name
 from tianji.dialects.usage import from_openai, to_openai
-from tianji.errors import BadRequest, Failure, ProtocolError, from_status
+from tianji.errors import BadRequest, Failure, ProtocolError, classify
 from tianji.model import DONE, Call, Op, Usage, decode_json, encode_json, sse_encode
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -190,13 +190,11 @@ def failure_of(error: Any, *, provider: str | None = None) -> Failure:
     status = next((n for n in (error.get("status_code"), error.get("code"), error.get("status")) if _is_status(n)), 500)
     message = error.get("message") or error.get("detail") or error.get("error") or "The provider reported an error."
     code = error.get("code")
-    return from_status(
-        int(status),
-        str(message)[:4000],
-        code=str(code) if code is not None else None,
-        param=error.get("param") if type(error.get("param")) is str else None,
-        provider=provider,
-    )
+    code = str(code) if code is not None else None
+    failure = classify(400 if code == "content_filter" else int(status), str(message)[:4000], code=code)
+    failure.param = error.get("param") if type(error.get("param")) is str else None
+    failure.provider = provider
+    return failure
 
 
 def _is_status(value: object) -> bool:
@@ -210,7 +208,7 @@ def _is_status(value: object) -> bool:
 # One search decides whether a read holds anything but plain deltas. Inside a JSON string every quote is escaped, so
 # none of these byte patterns can occur in what the model says.
 _NOTABLE = re.compile(rb'"usage"\s*:\s*\{|"finish_reason"\s*:\s*"|"error"\s*:\s*[^n\s]|\[DONE\]')
-_MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)+)"')
 _NULL_USAGE = b',"usage":null'
 
 
@@ -222,7 +220,7 @@ class ChatMonitor:
     """
 
     __slots__ = (
-        "_failed", "_first", "_last", "_new", "_old", "_sent_usage", "_wants", "call", "delivered", "finished", "kind",
+        "_closing", "_failed", "_first", "_last", "_new", "_old", "_wants", "call", "delivered", "finished", "kind",
         "model", "usage",
     )  # fmt: skip
 
@@ -237,7 +235,7 @@ class ChatMonitor:
         self._wants = wants_usage(call.body)
         self._first = True
         self._last: dict[str, Any] | None = None
-        self._sent_usage = False
+        self._closing: dict[str, Any] | None = None  # the usage chunk waits for the end: some servers go on after it
         self._old = b""
         self._new = b""
 
@@ -245,7 +243,9 @@ class ChatMonitor:
         if self._failed is not None:
             raise self._failed
         if self._first:
-            self._open(raw)
+            self._check_first(raw)
+        if self.model is None:
+            self._find_model(raw)
         self.delivered += raw.count(b"data:")
         if _NOTABLE.search(raw) is not None:
             raw = self._inspect(raw)
@@ -255,16 +255,20 @@ class ChatMonitor:
             raw = raw.replace(self._old, self._new)
         return raw
 
-    def _open(self, raw: bytes) -> None:
-        """The first read: what it is must be JSON, and it names the model."""
+    def _check_first(self, raw: bytes) -> None:
+        """The first event must be JSON; a provider that sends something else is found out before anything is sent."""
         for data in _payloads(raw):
+            self._first = False
             if data != b"[DONE]":
                 _decode(data)
-                self._first = False
-                break
-        if self.model is None and (match := _MODEL.search(raw)):
+            return
+
+    def _find_model(self, raw: bytes) -> None:
+        """The name to replace. Azure's first chunk has an empty one."""
+        match = _MODEL.search(raw)
+        if match is not None:
             self.model = match[1].decode("utf-8", "replace")
-            if self.model and self.model != self.call.model:
+            if self.model != self.call.model:
                 self._old = match[0]
                 self._new = b'"model":' + encode_json(self.call.model)
 
@@ -288,7 +292,7 @@ class ChatMonitor:
 
     def _event(self, event: dict[str, Any], frame: bytes) -> bytes | None:
         """One decoded frame: the bytes to forward for it, or None to leave it out."""
-        if (error := event.get("error")) and not event.get("choices"):
+        if error := event.get("error"):  # OpenRouter's stand beside a last choice
             raise failure_of(error if type(error) is dict else event)
         self._last = event
         choices = event.get("choices") or ()
@@ -302,11 +306,11 @@ class ChatMonitor:
         if type(usage) is not dict:
             return frame
         self.usage = from_openai(usage) or self.usage
+        if event.get("model"):
+            event["model"] = self.call.model  # encoded anew, it no longer is what `feed` looks for
         if choices:
-            return b"data: %b\n\n" % encode_json({key: value for key, value in event.items() if key != "usage"})
-        if self._wants:
-            self._sent_usage = True
-            return frame
+            return sse_encode([{key: value for key, value in event.items() if key != "usage"}])
+        self._closing = event
         return None
 
     def end(self) -> bytes:
@@ -314,7 +318,9 @@ class ChatMonitor:
             raise self._failed
         if not self.finished:
             raise ProtocolError("The provider ended the stream before the answer was complete.")
-        if self._wants and not self._sent_usage and self.usage is not None:
+        if self._wants and self._closing is not None:
+            return sse_encode([self._closing]) + DONE
+        if self._wants and self.usage is not None:
             last = self._last or {}
             identity = {"id": last.get("id", ""), "created": last.get("created", 0), "model": self.call.model}
             return sse_encode([usage_chunk(self.usage, kind=self.kind, **identity)]) + DONE

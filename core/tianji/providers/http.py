@@ -12,7 +12,7 @@ from collections.abc import Generator, Mapping
 from typing import Any, ClassVar, final
 
 from tianji.dialects.usage import from_openai
-from tianji.errors import BadCredentials, ContentPolicy, ContextWindow, Failure, ProtocolError, from_status
+from tianji.errors import Failure, ProtocolError, classify
 from tianji.model import Call, Deployment, Event, Headers, Op, Reply, Usage, Wire
 from tianji.plugin.provider import Provider
 
@@ -151,34 +151,6 @@ def error_fields(data: Any) -> tuple[str, str | None, str | None]:
 
 def _text(value: Any) -> str | None:
     return None if value is None or isinstance(value, (dict, list)) else str(value)
-
-
-_CONTEXT = (
-    "context length", "context_length", "context window", "maximum context", "prompt is too long", "too many tokens",
-    "input is too long", "exceeds the maximum number of tokens", "reduce the length", "token limit",
-    "input token count",
-)  # fmt: skip
-_POLICY = (
-    "content_filter",
-    "content policy",
-    "content_policy",
-    "content management policy",
-    "responsibleaipolicy",
-    "safety system",
-)
-
-
-def classify(status: int, message: str, *, code: str | None = None, type: str | None = None) -> Failure:
-    """The failure class for a status, refined by what the message and the code say about a 400."""
-    if status in (400, 413, 422):
-        lowered = f"{message} {code or ''} {type or ''}".lower()
-        if any(phrase in lowered for phrase in _CONTEXT):
-            return ContextWindow(message, status=400)
-        if any(phrase in lowered for phrase in _POLICY):
-            return ContentPolicy(message, status=400, code=code if code and not code.isdigit() else None)
-        if "invalid api key" in lowered or "api key not valid" in lowered:
-            return BadCredentials(message, status=401, code=code)
-    return from_status(status, message, code=code)
 
 
 def must_be_object(data: Any) -> dict[str, Any]:

@@ -109,7 +109,7 @@ class OpenAICompatible(HTTPProvider):
             if type(data) is not dict:
                 chunks = []
                 continue
-            if (error := data.get("error")) and not data.get("choices"):
+            if error := data.get("error"):
                 raise failure_of(error, provider=self.name)
             chunks = [data]
 

@@ -36,7 +36,11 @@ class Server(uvicorn.Server):
     """uvicorn's server with the connection sweep beside it and, where `load` can read the configuration again, reload."""
 
     def __init__(
-        self, config: uvicorn.Config, gateway: Gateway, load: Callable[[], Config] | None = None, path: str | None = None
+        self,
+        config: uvicorn.Config,
+        gateway: Gateway,
+        load: Callable[[], Config] | None = None,
+        path: str | None = None,
     ) -> None:
         super().__init__(config)
         self._gateway = gateway

@@ -19,11 +19,13 @@ from tianji.testing import (
     CallbackSuite,
     FakeAssembly,
     FakeGateway,
+    Upstream,
     assert_imports_light,
     make_attempt,
     make_principal,
     make_record,
 )
+from tianji.testing.gateway import gateway
 
 
 def make(**settings: Any) -> Prometheus:
@@ -207,3 +209,23 @@ def test_workers_can_share_their_numbers(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
         assert done.returncode == 0, done.stderr
         assert f'{BOTH.replace(chr(34), chr(34))},status="success"}} {total}' in done.stdout
+
+
+async def test_a_whole_gateway() -> None:
+    answer = {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop"}]}
+    async with Upstream() as up:
+        up.reply(json=answer | {"usage": {"prompt_tokens": 7, "completion_tokens": 2}})
+        params = {"model": "openai/gpt", "api_base": up.url, "api_key": "sk-x"}
+        config = {
+            "model_list": [{"model_name": "m", "tianji_params": params}],
+            "tianji_settings": {"callbacks": ["prometheus"]},
+        }
+        async with gateway(config, plugins=[Prometheus]) as gw:
+            assert (await gw.client.get("/metrics", headers={"authorization": "Bearer no"})).status_code == 401
+            assert (await gw.chat("m")).status_code == 200
+            assert (await gw.chat("made-up")).status_code == 404
+            await gw.gateway.pipeline.log.stop()
+            text = (await gw.client.get("/metrics")).text
+    assert 'tianji_requests_total{model="m",provider="openai",status="success"} 1.0' in text
+    assert 'tianji_tokens_total{model="m",provider="openai",type="input"} 7.0' in text
+    assert "made-up" not in text

@@ -82,7 +82,7 @@ async def test_what_is_sent_in_the_litellm_format() -> None:
         "texts": ["one", "two"],
         "tools": tools,
         "request_data": {
-            "user_api_key_hash": "h",
+            "user_api_key_hash": "key-1",
             "user_api_key_alias": "a",
             "user_api_key_user_id": "u",
             "user_api_key_org_id": "o",

@@ -124,7 +124,7 @@ class Generic(Guardrail):
     def _litellm(self, content: Content, call: Call) -> dict[str, Any]:
         caller = call.principal
         facts = {
-            "user_api_key_hash": caller.key_hash,
+            "user_api_key_hash": caller.key_id,  # the public id tells keys apart as well, and is no hash of a secret
             "user_api_key_alias": caller.alias,
             "user_api_key_user_id": caller.user_id,
             "user_api_key_team_id": caller.team_id,

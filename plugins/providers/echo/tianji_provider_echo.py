@@ -12,12 +12,13 @@ import base64
 import json
 import re
 import struct
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from hashlib import shake_256
 from time import time
 from typing import Any, ClassVar, NamedTuple
 
 from tianji import (
+    DONE,
     BadRequest,
     Call,
     Chunk,
@@ -35,7 +36,6 @@ from tianji import (
     Usage,
     chunk,
     completion,
-    dialects,
     encode_json,
     from_status,
     usage_to_openai,
@@ -80,35 +80,21 @@ class Echo(Provider):
 
     async def call(self, call: Call, deployment: Deployment) -> Reply:
         settings: Echo.Settings = deployment.settings
-        await _wait(call, deployment, settings.delay or (SLOW if deployment.model == "slow" else 0))
+        await asyncio.sleep(settings.delay or (SLOW if deployment.model == "slow" else 0))
         failure = _failure(deployment.model, settings.mock_response)
         if failure is not None:
             failure.provider = self.name
             raise failure
         if call.op == Op.EMBEDDINGS:
             return _embeddings(call, deployment)
-        body = call.body if call.dialect == "openai-chat" else dialects.get(call.dialect).to_chat(call)
-        answer = _answer(body, settings.mock_response)
+        answer = _answer(call.body, settings.mock_response)
         if call.stream:
-            return _streamed(call, deployment, body, answer)
+            return _streamed(call, deployment, answer)
         if deployment.model == "fail-stream":
             raise ProtocolError("The echo broke off, as it was asked to.")
         said: dict[str, Any] = {"message": answer.message(call), "finish_reason": answer.finish, "usage": answer.usage}
         made = completion(id=f"chatcmpl-{call.id}", model=call.model, created=int(time()), **said)
-        if call.dialect != "openai-chat":
-            made = dialects.get(call.dialect).from_chat(call, made)
         return Reply(made, usage=answer.usage, model=deployment.model)
-
-
-async def _wait(call: Call, deployment: Deployment, seconds: float) -> None:
-    """Sleep, but not past the clocks that a provider with a network would be under."""
-    if seconds <= 0:
-        return
-    own = (deployment.stream_timeout if call.stream else None) or deployment.timeout
-    limit = min(call.remaining(), own or seconds)
-    await asyncio.sleep(min(seconds, limit))
-    if seconds > limit:
-        raise Timeout(f"The echo did not answer within {limit:g} seconds.")
 
 
 def _failure(model: str, mock: Any) -> Failure | None:
@@ -322,35 +308,25 @@ class Stream:
             pass
 
 
-def _streamed(call: Call, deployment: Deployment, body: dict[str, Any], answer: Answer) -> Reply:
+def _streamed(call: Call, deployment: Deployment, answer: Answer) -> Reply:
     reply = Reply(media_type="text/event-stream", model=deployment.model)
     reply.meter = meter = Meter(deployment.model, answer.usage.input_tokens)
-    chunks = _chunks(call, body, answer, meter, breaks=deployment.model == "fail-stream")
+    chunks = _chunks(call, answer, meter, breaks=deployment.model == "fail-stream")
     reply.stream = reply.upstream = Stream(chunks, PACE if deployment.model == "slow-stream" else 0)
     return reply
 
 
-def _chunks(call: Call, body: dict[str, Any], answer: Answer, meter: Meter, *, breaks: bool) -> Iterator[Chunk]:
-    """The stream in the client's dialect, closing frame included."""
-    dialect = dialects.get(call.dialect)
-    translate: Generator[list[dict[str, Any]], dict[str, Any] | None, None] | None = None
-    if call.dialect != "openai-chat":
-        translate = dialect.stream_from_chat(call)
-        next(translate)
+def _chunks(call: Call, answer: Answer, meter: Meter, *, breaks: bool) -> Iterator[Chunk]:
+    """The stream, closing frame included."""
     identity = {"id": f"chatcmpl-{call.id}", "created": int(time()), "model": call.model}
-    for number, made in enumerate(_said(call, body, answer, meter)):
+    for number, made in enumerate(_said(call, answer, meter)):
         if breaks and number == BREAKS_AFTER:
             raise ProtocolError("The echo broke off, as it was asked to.")
-        made.update(identity)
-        events = [made] if translate is None else translate.send(made)
-        if events:
-            yield Chunk(events=events, named=dialect.named)
-    last = Chunk(events=[] if translate is None else translate.send(None), named=dialect.named)
-    if closing := last.raw + dialect.done:
-        yield Chunk(closing, named=dialect.named)
+        yield Chunk(events=[{**made, **identity}])
+    yield Chunk(DONE)
 
 
-def _said(call: Call, body: dict[str, Any], answer: Answer, meter: Meter) -> Iterator[dict[str, Any]]:
+def _said(call: Call, answer: Answer, meter: Meter) -> Iterator[dict[str, Any]]:
     """The answer as chat chunks, word by word. The meter is brought up to date before each."""
     deltas: list[dict[str, Any]] = [{"content": piece} for piece in _PIECE.findall(answer.text)]
     if answer.tool is not None:
@@ -365,7 +341,7 @@ def _said(call: Call, body: dict[str, Any], answer: Answer, meter: Meter) -> Ite
     meter.finished = True
     meter.usage = answer.usage
     yield chunk({}, answer.finish)
-    options = body.get("stream_options")
+    options = call.body.get("stream_options")
     if isinstance(options, dict) and options.get("include_usage") is True:
         yield {**chunk({}), "choices": [], "usage": usage_to_openai(answer.usage)}
 

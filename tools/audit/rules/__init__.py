@@ -11,6 +11,7 @@ from tools.audit.rules import (
     imports,
     layout,
     metadata,
+    metapackage,
     names,
     pages,
     sealed,
@@ -21,5 +22,19 @@ from tools.audit.rules import (
 
 RULES: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (layout, names, metadata, deps, imports, size, docs, settings, sealed, tests, catalogue, pages)
+    for module in (
+        layout,
+        names,
+        metadata,
+        deps,
+        imports,
+        size,
+        docs,
+        settings,
+        sealed,
+        tests,
+        catalogue,
+        metapackage,
+        pages,
+    )
 }

@@ -1,21 +1,16 @@
 """Catalogue: what lists every plugin is generated, never written.
 
-`make generate` writes the reference page `docs/reference/plugins.md`, the plugin table of the README, the dependencies,
-extras and workspace sources of the metapackage in the root's `pyproject.toml`, and the kernel's version in the plugin
-template. In a file that is otherwise written by hand the generated part stands between two markers,
-`generated: <part>` and `end of <part>`. This rule fails where a file is not what would be generated.
-
-A plugin that does not belong to the standard set says `[tool.tianji] standard = false`; it is then only an extra.
+`make generate` writes the reference page `docs/reference/plugins.md` and the plugin table of the README, between the
+markers `generated: plugins` and `end of plugins`. This rule fails where a file is not what would be generated.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from tianji.plugin import FAMILIES
+from tools.audit.generated import between, stale
 from tools.audit.model import Plugin, Problem, Repo
 
 PAGE = "docs/reference/plugins.md"
@@ -33,23 +28,14 @@ def validate(plugin: Plugin) -> Iterable[Problem]:
 
 
 def validate_repo(repo: Repo) -> Iterable[Problem]:
-    for path, text in generate(repo).items():
-        if not path.is_file() or path.read_text() != text:
-            yield Problem("is not what is generated", "make generate", path)
+    return stale(generate(repo))
 
 
 def generate(repo: Repo) -> dict[Path, str]:
-    """The files that list plugins, as they should be."""
-    root, files = repo.root, {}
-    files[root / PAGE] = page(repo)
-    files[root / "pyproject.toml"] = metapackage(repo, (root / "pyproject.toml").read_text())
-    readme = root / "README.md"
+    """The pages that list plugins, as they should be."""
+    files, readme = {repo.root / PAGE: page(repo)}, repo.root / "README.md"
     if readme.is_file() and "generated: plugins" in readme.read_text():
         files[readme] = between(readme.read_text(), "plugins", table(repo))
-    template = root / "cookiecutter-plugin" / "cookiecutter.json"
-    if template.is_file():
-        answers = json.loads(template.read_text()) | {"__version": repo.version, "__requirement": repo.requirement}
-        files[template] = json.dumps(answers, indent=4, ensure_ascii=False) + "\n"
     return files
 
 
@@ -82,35 +68,3 @@ def table(repo: Repo) -> str:
         names = [f"[{plugin.name}](plugins/{family}/{plugin.root.name}/README.md)" for plugin in found]
         rows.append(f"| {family} | {', '.join(names)} |")
     return "\n".join(rows)
-
-
-def metapackage(repo: Repo, text: str) -> str:
-    """The root's pyproject.toml with its three tables filled in."""
-    bounds = repo.requirement
-    known = {str(plugin.project.get("name")): plugin for plugin in repo.plugins}
-    standard = [
-        name
-        for name, plugin in known.items()
-        if plugin.pyproject.get("tool", {}).get("tianji", {}).get("standard") is not False
-    ]
-    wanted = [f"tianji-core{bounds}", *(f"{name}{bounds}" for name in standard)]
-    text = between(text, "dependencies", _array("dependencies", wanted))
-    extras = [_array(name.removeprefix("tianji-"), [f"{name}{bounds}"]) for name in known]
-    extras.append(_array("all", [f"{name}{bounds}" for name in known]))
-    text = between(text, "extras", "\n".join(extras))
-    sources = [f"{name} = {{workspace = true}}" for name in ("tianji-core", *known)]
-    return between(text, "sources", "\n".join(sources))
-
-
-def _array(name: str, items: list[str]) -> str:
-    if len(items) < 2:
-        return f"{name} = {json.dumps(items)}"
-    return "\n".join([f"{name} = [", *(f"    {json.dumps(item)}," for item in items), "]"])
-
-
-def between(text: str, part: str, new: str) -> str:
-    """The text with `new` between the two markers of a part; ValueError without them."""
-    pattern = re.compile(rf"(^[^\n]*generated: {part}\b[^\n]*\n).*?(^[^\n]*end of {part}\b)", re.DOTALL | re.MULTILINE)
-    if not pattern.search(text):
-        raise ValueError(f"no markers `generated: {part}` and `end of {part}`")
-    return pattern.sub(lambda found: f"{found[1]}{new}\n{found[2]}", text, count=1)

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import tianji
+from tools.audit.code import eager_files, imported, statements
 from tools.audit.model import Plugin, Problem
 from tools.audit.rules.deps import name_of
 
@@ -35,11 +36,11 @@ SPELLED = {"pyyaml": "yaml", "opentelemetry-sdk": "opentelemetry", "google-auth"
 def validate(plugin: Plugin) -> Iterable[Problem]:
     declared = {name_of(line) for line in plugin.project.get("dependencies", ())}
     own = {plugin.module, *KERNEL, *(SPELLED.get(name, name.replace("-", "_")).split(".")[0] for name in declared)}
-    eager = set(_eager(plugin))
+    eager = set(eager_files(plugin))
     for path in plugin.files:
         for node, top in statements(plugin.tree(path)):
             yield from _judge(node, path, own)
-            for module in _modules(node) if top and path in eager else ():
+            for module in imported(node) if top and path in eager else ():
                 if module.split(".")[0] not in {*sys.stdlib_module_names, "tianji", plugin.module, *LIGHT}:
                     mend = "import it inside the function that needs it"
                     yield Problem(f"{module} is imported at the top", mend, path, node.lineno)
@@ -52,7 +53,7 @@ def _judge(node: ast.Import | ast.ImportFrom, path: Path, own: set[str], *, test
     """The problems of one import statement, wherever it stands."""
     if isinstance(node, ast.ImportFrom) and node.level:
         return
-    for module in _modules(node):
+    for module in imported(node):
         root = module.split(".")[0]
         if root == "tianji":
             yield from _judge_tianji(node, module, path, test=test)
@@ -70,37 +71,3 @@ def _judge_tianji(node: ast.Import | ast.ImportFrom, module: str, path: Path, *,
             yield Problem(f"tianji does not export {name}", "use what tianji.__all__ lists", path, node.lineno)
     elif not (test and module.split(".")[:2] == ["tianji", "testing"]):
         yield Problem(f"{module} is not public", "`from tianji import ...` what it exports", path, node.lineno)
-
-
-def statements(tree: ast.AST, top: bool = True) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
-    """Every import, and whether it runs when the module is imported (what is under TYPE_CHECKING does not)."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node, top
-        late = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        typing = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-        yield from statements(node, top and not late and not typing)
-
-
-def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
-    if isinstance(node, ast.ImportFrom):
-        return [node.module or ""] if not node.level else []
-    return [alias.name for alias in node.names]
-
-
-def _eager(plugin: Plugin) -> Iterator[Path]:
-    """The files that importing the plugin's class runs: its module, and what that imports relatively at the top."""
-    todo, seen = plugin.files[:1], set(plugin.files[:1])
-    while todo:
-        path = todo.pop()
-        yield path
-        for node, top in statements(plugin.tree(path)):
-            if not top or not isinstance(node, ast.ImportFrom) or not node.level:
-                continue
-            folder = path.parents[node.level - 1]
-            for name in [node.module] if node.module else [alias.name for alias in node.names]:
-                place = folder.joinpath(*name.split("."))
-                for found in (place.with_suffix(".py"), place / "__init__.py"):
-                    if found.is_file() and found not in seen:
-                        seen.add(found)
-                        todo.append(found)

@@ -98,5 +98,5 @@ def _reason(reason: Any) -> str:
 def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
-    counts = [usage.get(name) for name in ("input_tokens", "output_tokens")]
-    return Usage(*(count if type(count) is int else 0 for count in counts))
+    said, answered = usage.get("input_tokens"), usage.get("output_tokens")
+    return Usage(said if type(said) is int else 0, answered if type(answered) is int else 0)

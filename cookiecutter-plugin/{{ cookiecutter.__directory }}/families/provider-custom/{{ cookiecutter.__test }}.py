@@ -2,7 +2,7 @@
 
 from {{ cookiecutter.__module }} import {{ cookiecutter.__class }}
 
-from tianji.testing import ProviderSuite
+from tianji.testing import ProviderSuite, make_call
 
 
 class Test{{ cookiecutter.__class }}(ProviderSuite):
@@ -11,5 +11,5 @@ class Test{{ cookiecutter.__class }}(ProviderSuite):
 
     def test_the_default_limit_is_a_setting(self) -> None:
         settings = {{ cookiecutter.__class }}.Settings(default_limit=7)
-        wire = self.make_plugin().encode(self.some_call(), self.make_deployment(settings=settings))
+        wire = self.make_plugin().encode(make_call(), self.make_deployment(settings=settings))
         assert wire.body["limit"] == 7

@@ -6,6 +6,7 @@ Docs: https://docs.aws.amazon.com/bedrock/latest/userguide/conversation-inferenc
 import os
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,12 @@ from .sts import domain
 __all__ = ["Bedrock"]
 
 
+@cache
+def surroundings() -> Mapping[str, str]:
+    """What the environment says of AWS. Read once, as `encode` needs the region of it and may not read it."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "HOME", "USERPROFILE"))}
+
+
 class Bedrock(HTTPProvider):
     name = "bedrock"
     base_url = "https://bedrock-runtime.us-east-1.amazonaws.com"
@@ -38,7 +45,7 @@ class Bedrock(HTTPProvider):
 
     def __init__(self, settings: Any, *, instance: str, gateway: Any) -> None:
         super().__init__(settings, instance=instance, gateway=gateway)
-        environ = dict(os.environ)  # once, as `encode` may not read it
+        environ = surroundings()
         regions = (environ.get(name) for name in ("AWS_REGION_NAME", "AWS_REGION", "AWS_DEFAULT_REGION"))
         self._region = next((region for region in regions if region), "us-east-1")
         self._ambient_key = environ.get(self.api_key_env[0])

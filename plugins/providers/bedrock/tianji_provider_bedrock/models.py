@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from tianji import BadRequest, Deployment
 
-CONVERSE = frozenset({"converse", "converse_like"})
+CONVERSE = frozenset({"converse", "converse_like", "nova", "nova-2"})
+"""LiteLLM's names for this API; the last two say what a custom model was made from."""
 OTHER_ROUTES = frozenset({
     "invoke", "agent", "agentcore", "async_invoke", "openai", "mantle", "chat_completions", "claude_platform", "llama",
-    "deepseek_r1",
+    "deepseek_r1", "qwen2", "qwen3", "moonshot",
 })  # fmt: skip
 """LiteLLM's names for Bedrock's other APIs."""
 
@@ -46,7 +47,9 @@ def place(name: str) -> Place:
         region = region if head in CONVERSE else head
         name = rest
     if name.startswith("arn:"):
-        region = region or (name.split(":") + [""] * 4)[3] or None
+        # A wildcard takes its name from the client, and the region becomes part of a host name.
+        said = (name.split(":") + [""] * 4)[3]
+        region = region or (said if _REGION.fullmatch(said) else None)
     if not name.strip("."):
         raise BadRequest("The model has no name.", param="model")  # and one of dots would climb out of its path
     return Place(name, region)

@@ -69,7 +69,7 @@ def _claude(effort: str, model: Model, request: Body) -> Body:
             if model.version >= NO_SAMPLING:
                 made["thinking"]["display"] = "summarized"
         return made
-    if (model.version == (0, 0) or model.version >= THINKS) and not forced and _may_think(request["messages"]):
+    if (model.version == (0, 0) or model.version >= THINKS) and not forced and _may_think(request.get("messages", [])):
         return {"thinking": {"type": "enabled", "budget_tokens": BUDGETS[effort]}}
     return {}
 

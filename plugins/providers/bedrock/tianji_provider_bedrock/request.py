@@ -48,7 +48,7 @@ def converse_request(call: Call, deployment: Deployment) -> Body:
     model = model_of(deployment)
     conversation = Conversation(model, call.drop)
     conversation.read(chat.get("messages") or ())
-    request: Body = {"messages": conversation.messages}
+    request: Body = {"messages": conversation.messages} if conversation.messages else {}
     if conversation.system:
         request["system"] = conversation.system
     extra: Body = {}
@@ -65,6 +65,8 @@ def converse_request(call: Call, deployment: Deployment) -> Body:
         if field in REFUSED:
             if not (field in NEUTRAL and NEUTRAL[field] == value):
                 call.drop(field)
+        elif field.startswith("aws_"):
+            call.drop(field if _FIELD.fullmatch(field) else "unknown")  # whose account is not the client's to say
         elif field not in READ and field not in OWN:
             extra[field] = value
     if extra:

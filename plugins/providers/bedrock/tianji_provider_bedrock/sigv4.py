@@ -47,7 +47,7 @@ def sign(wire: Wire, credentials: Credentials, *, region: str, service: str, at:
         (
             wire.method,
             _path(url.path),
-            "&".join(sorted(part if "=" in part else f"{part}=" for part in url.query.split("&") if part)),
+            _query(url.query),
             *(f"{name}:{' '.join(signed[name].split())}" for name in sorted(signed)),
             "",
             names,
@@ -81,3 +81,9 @@ def _path(path: str) -> str:
         elif segment not in ("", "."):
             kept.append(segment)
     return quote("/" + "/".join(kept) + ("/" if kept and path.endswith("/") else ""), safe="/~")
+
+
+def _query(query: str) -> str:
+    """The canonical query: sorted by name, then by value, which is not the order of the joined pairs."""
+    pairs = sorted(part.partition("=")[::2] for part in query.split("&") if part)
+    return "&".join(f"{name}={value}" for name, value in pairs)
