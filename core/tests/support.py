@@ -33,17 +33,20 @@ def chunk(delta: dict[str, Any], finish: str | None = None, **extra: Any) -> byt
     return b"data: %b\n\n" % json.dumps(body, separators=(",", ":")).encode()
 
 
-USAGE = b"data: %b\n\n" % json.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": 1700000000,
-        "model": "gpt-4o-mini-2024-07-18",
-        "choices": [],
-        "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
-    },
-    separators=(",", ":"),
-).encode()
+USAGE = (
+    b"data: %b\n\n"
+    % json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion.chunk",
+            "created": 1700000000,
+            "model": "gpt-4o-mini-2024-07-18",
+            "choices": [],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+        },
+        separators=(",", ":"),
+    ).encode()
+)
 DONE = b"data: [DONE]\n\n"
 STREAM = [
     chunk({"role": "assistant", "content": ""}),

@@ -321,6 +321,7 @@ def finished(
         group=deployment.group,
         provider=deployment.provider,
         model=deployment.model,
+        started=time() - (monotonic() - charge.started),
         duration=monotonic() - charge.started,
         outcome="ok" if failure is None else type(failure).__name__,
         status=200 if failure is None else failure.status,

@@ -30,7 +30,7 @@ class Builder:
         """The provider classes in use, by the name that the configuration uses."""
 
     def build(self) -> tuple[Deployment, ...]:
-        """All deployments. Raises `PluginError` for a provider that is not installed, `ConfigError` for its settings."""
+        """All deployments. Raises `PluginError` for a provider that is not there, `ConfigError` for its settings."""
         return tuple(self._deployment(spec) for spec in self.config.deployments)
 
     def refine(self, deployment: Deployment) -> Deployment:

@@ -109,7 +109,7 @@ class Gateway:
 
     @property
     def config(self) -> Config:
-        return self.sealed.config
+        return self._assembling.config if self._assembling is not None else self.sealed.config
 
     @property
     def pipeline(self) -> Pipeline:
@@ -229,7 +229,7 @@ class Gateway:
 
     async def _retire(self, old: Sealed, new: Sealed) -> None:
         """Wait for the old pipeline's calls, then close what only it used."""
-        while old.pipeline.in_flight:
+        while old.pipeline.in_flight:  # noqa: ASYNC110 - an event would cost every call, for something this rare
             await asyncio.sleep(0.05)
         await old.pipeline.stop(10.0)
         alive = {id(plugin) for plugin in new.registry.plugins}
@@ -363,11 +363,13 @@ class Gateway:
                 settings = convert_settings(cls.Settings, spec.params, path=spec.where or spec.path)
                 registry.add(self._instance(cls, settings, spec.name))
                 whens[f"callbacks:{spec.name}"] = spec.when
-            except TianjiError as error:
+            except Exception as error:
                 if spec.required:
                     raise
-                broken[spec.name] = str(error)
-                logger.warning("callback %s is off: %s", spec.name, error)
+                # Telemetry does not stop the start, whatever is wrong with it; a fault of its own needs a traceback.
+                known = isinstance(error, TianjiError)
+                broken[spec.name] = str(error) if known else f"{type(error).__name__}: {error}"
+                logger.warning("callback %s is off: %s", spec.name, error, exc_info=None if known else error)
         return whens
 
     def _log(self, hooks: Hooks, registry: Registry, whens: Mapping[str, str], config: Config) -> Log:

@@ -86,7 +86,7 @@ class Outlet:
             try:
                 async with asyncio.timeout(TIMEOUT):
                     await self._export(batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever an export raises, the batch is tried again
                 self.last_error = f"{type(error).__name__}: {error}"[:500]
                 if attempt + 1 < RETRIES and not self._stopping:
                     await asyncio.sleep(0.2 * 2**attempt)

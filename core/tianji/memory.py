@@ -41,7 +41,7 @@ class MemoryKV:
 
 
 class MemoryCounters:
-    """One-second cells over the window: exact at each whole second, and never more cells than the window has seconds."""
+    """One-second cells over the window: exact at whole seconds, and never more cells than the window has seconds."""
 
     def __init__(self, *, limit: int = ENTRIES, clock: Callable[[], float] = monotonic) -> None:
         self._cells: OrderedDict[str, deque[tuple[int, int]]] = OrderedDict()

@@ -377,6 +377,8 @@ class Attempt(msgspec.Struct, frozen=True):
     group: str
     provider: str
     model: str
+    started: float
+    """Seconds since the epoch."""
     duration: float
     """Seconds from sending to the end of the answer."""
     outcome: str
@@ -435,6 +437,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     attempts: tuple[Attempt, ...]
     fallbacks: int
+    response_model: str | None
+    """The model as the provider named it in its answer."""
+    traceparent: str | None
+    """The client's W3C trace context, unchecked (https://www.w3.org/TR/trace-context/)."""
     started: float
     """Seconds since the epoch."""
     duration: float

@@ -81,8 +81,8 @@ class Pipeline:
         try:
             call.deadline = call.started + self._timeout(call)
             reply, reached = await self._admit(call)
-            if reply is None:
-                reply = await self._answer(call)
+            if reply is None or call.watched is not None:
+                reply = await self._answer(call, reply)
             reply = await self._after(call, reply, reached)
             self._price(call, reply)
             failure = await egress.reply(call, reply)
@@ -111,15 +111,18 @@ class Pipeline:
                 return reply, step.position
         return None, 1_000_000
 
-    async def _answer(self, call: Call) -> Reply:
-        """The attempt loop, with the checks that run beside it. No byte leaves before they have all passed."""
+    async def _answer(self, call: Call, ready: Reply | None) -> Reply:
+        """The attempt loop, with the checks that run beside it. No byte leaves before they have all passed.
+
+        `ready` is the answer of a `pre_call` hook: nothing is attempted then, and the checks must pass all the same.
+        """
         if call.watched is None and call.timing is None:
             call.reply = await self.attempts.run(call)
             return call.reply
         start = perf_counter()
         checks = [asyncio.ensure_future(check) for check in call.watched or ()]
         try:
-            call.reply = reply = await self.attempts.run(call)
+            call.reply = reply = ready or await self.attempts.run(call)
             if call.timing is not None:
                 call.timing.append(("provider", perf_counter() - start))
             for check in checks:
@@ -269,6 +272,8 @@ class Pipeline:
             source=reply.source if reply is not None else "none",
             attempts=tuple(call.attempts),
             fallbacks=call.fallbacks,
+            response_model=(reply.model or (reply.meter.model if reply.meter is not None else None)) if reply else None,
+            traceparent=call.ingress.header("traceparent"),
             started=time() - duration,
             duration=duration,
             time_to_first_token=call.ttft,

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 
 import pytest
+
 from tianji.errors import ProtocolError
 from tianji.framing import LIMIT, Frame, Splitter, decoder
 from tianji.framing.eventstream import encode

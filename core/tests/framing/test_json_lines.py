@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tianji.errors import ProtocolError
 from tianji.framing import Frame
 from tianji.framing.json_lines import JSONLinesDecoder

@@ -7,6 +7,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tianji.errors import ProtocolError
 from tianji.framing import Frame, Splitter
 from tianji.framing.sse import SSEDecoder

@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tianji.errors import ProtocolError
 from tianji.framing import Frame
 from tianji.framing.sse import SSEDecoder

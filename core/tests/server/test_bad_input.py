@@ -163,7 +163,8 @@ async def test_names_from_the_request_cannot_break_the_response_headers(pair: Pa
     body = {"model": "fast", "max_tokens": 1, "messages": [{"role": "user", "content": "x"}], "a\r\nx-evil: 1": 1}
     reply = await pair.gw.client.post("/v1/messages", json=body)
     assert "x-evil" not in reply.headers
-    ident = await pair.gw.client.post(CHAT, json={"model": "fast", "messages": []}, headers={"x-tianji-call-id": "a b<>"})
+    chat = {"model": "fast", "messages": []}
+    ident = await pair.gw.client.post(CHAT, json=chat, headers={"x-tianji-call-id": "a b<>"})
     assert ident.headers["x-tianji-call-id"] == ident.headers["x-request-id"]
 
 

@@ -29,7 +29,7 @@ async def test_the_clients_own_headers_and_key_do_not_go_upstream(pair: Pair) ->
     await pair.gw.client.post(
         "/v1/chat/completions",
         json={"model": "fast", "messages": []},
-        headers={"x-canary": "c4n4ry", "cookie": "c4n4ry", "x-forwarded-for": "c4n4ry", "openai-organization": "c4n4ry"},
+        headers=dict.fromkeys(("x-canary", "cookie", "x-forwarded-for", "openai-organization"), "c4n4ry"),
     )
     sent = pair.up.requests[0]
     assert "c4n4ry" not in str(sent.headers)

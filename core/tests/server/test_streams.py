@@ -101,7 +101,8 @@ async def test_a_break_in_mid_stream_is_typed_and_final(pair: Pair, name: str) -
     async with asyncio.timeout(5):
         if name == "error event":
             # What follows an error is of no interest: the answer is over at once.
-            pair.up.script(None, [Send(HEAD), *map(piece, STREAM[:3]), Sleep(0.02), BREAKS[name][0], Sleep(0.05), Send(b"0\r\n\r\n")])
+            steps = [Send(HEAD), *map(piece, STREAM[:3]), Sleep(0.02), BREAKS[name][0], Sleep(0.05), Send(b"0\r\n\r\n")]
+            pair.up.script(None, steps)
         reply = await pair.gw.chat("fast", stream=True)
     assert reply.status_code == 200
     assert "[DONE]" not in reply.text
@@ -133,7 +134,7 @@ async def test_the_official_sdk_raises_on_a_break(pair: Pair) -> None:
         [Reset()],
         [Send(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")],
         [Send(HEAD), piece(b'data: {"error":{"message":"no","code":"500"}}\n\n'), Send(b"0\r\n\r\n")],
-        [Send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 34\r\n\r\n"), Send(b'{"error":{"message":"x","code":5}}\n')],
+        [Send(b"HTTP/1.1 200 OK\r\ncontent-length: 34\r\n\r\n"), Send(b'{"error":{"message":"x","code":5}}\n')],
         [Send(HEAD), Close()],
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ class Callback(Plugin):
     """
 
     family: ClassVar[str] = "callbacks"
-    wants_content: ClassVar[bool] = False
+    wants_content: bool = False
     """Records shall carry the request and the response. Off: the kernel does not keep them."""
 
     async def export(self, records: Sequence[Record]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, final
 import msgspec
 
 from tianji import dialects
-from tianji.errors import Blocked, Failure, GuardrailUnavailable
+from tianji.errors import Blocked, Failure, GuardrailUnavailable, Refused
 from tianji.hookspecs import hookimpl
 from tianji.model import Call, Chunk, Reply
 from tianji.plugin.base import Plugin
@@ -73,12 +73,14 @@ class Guardrail(Plugin):
     """Checks what goes in and what comes out.
 
     The kernel sets `modes`, `default_on` and `fail_open` from the configuration's entry. A check that raises anything
-    but a `Failure` counts as unavailable: the call is refused with 503, or goes on when `failure_policy: fail_open`.
+    but a `Refused` (its own service is down, slow, or talks nonsense) counts as unavailable: the call is refused with
+    503, or goes on when `failure_policy: fail_open`.
     """
 
     family: ClassVar[str] = "guardrails"
     order: ClassVar[int] = 300
-    timeout: ClassVar[float] = 10.0
+    timeout: float = 10.0
+    """Seconds for one check."""
 
     modes: frozenset[str] = frozenset({"pre_call"})
     default_on: bool = False
@@ -152,7 +154,7 @@ class Guardrail(Plugin):
             verdict: Verdict = await within(self.check(content, call), min(self.timeout, call.remaining()))
             if verdict.action == "rewrite" and len(verdict.texts) != len(content.texts):
                 raise ValueError(f"rewrote {len(content.texts)} texts into {len(verdict.texts)}")
-        except Failure:
+        except Refused:
             raise
         except Exception as error:
             if self.fail_open:

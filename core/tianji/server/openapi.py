@@ -127,7 +127,7 @@ _PAGE = """<!doctype html>
 :root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:3rem auto;padding:0 1rem}
 table{border-collapse:collapse;width:100%}
-td,th{text-align:left;padding:.4rem .8rem .4rem 0;border-bottom:1px solid color-mix(in srgb,currentColor 20%,transparent)}
+td,th{text-align:left;padding:.4rem .8rem .4rem 0;border-bottom:1px solid #8884}
 code{font-family:ui-monospace,monospace;font-size:.92em}
 </style></head><body>
 <h1>Tianji {version}</h1>

@@ -33,7 +33,7 @@ WATCH = 1.0
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with the connection sweep beside it and, where `load` can read the configuration again, reload."""
+    """uvicorn's server with the connection sweep beside it and, where `load` can read the file again, reload."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ def _worker(
 def _supervise(
     gateway: Gateway, listener: socket.socket, workers: int, load: Callable[[], Config], path: str | None, grace: float
 ) -> int:
-    """Fork workers, pass signals on, replace a worker that dies. A worker that dies at once is not replaced for ever."""
+    """Fork workers, pass signals on, replace a worker that dies, but not for ever where they die at once."""
     children: dict[int, float] = {}
     stopping = False
 

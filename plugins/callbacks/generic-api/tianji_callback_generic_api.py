@@ -63,7 +63,7 @@ class GenericAPI(Callback):
             )
         if own.timeout <= 0:
             raise ConfigError("timeout must be more than 0 seconds", path=f"callback {instance}")
-        self.wants_content = own.content  # type: ignore[misc]  # a class attribute of the base, a setting here
+        self.wants_content = own.content
         named = own.headers or _headers_of(os.environ.get("GENERIC_LOGGER_HEADERS", ""))
         self._headers = {name.lower(): value.reveal() for name, value in named.items()}
         if own.api_key:

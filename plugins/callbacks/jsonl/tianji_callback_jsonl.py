@@ -46,7 +46,7 @@ class JSONL(Callback):
         if own.max_bytes < 0 or own.keep < 0:
             raise ConfigError("max_bytes and keep must not be negative", path=f"callback {instance}")
         self.path = Path(own.path.replace("{pid}", str(os.getpid()))).expanduser()
-        self.wants_content = own.content  # type: ignore[misc]  # a class attribute of the base, a setting here
+        self.wants_content = own.content
         self._lock = threading.Lock()
 
     async def export(self, records: Sequence[Record]) -> None:

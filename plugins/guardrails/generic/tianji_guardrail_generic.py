@@ -81,7 +81,7 @@ class Generic(Guardrail):
         if self.settings.format == "litellm" and not base.rstrip("/").endswith(PATH):
             self.url = base.rstrip("/") + PATH
         # The base's clock is for all of `check`; it must not cut a longer time-out of the operator's short.
-        self.timeout = self.settings.timeout + 0.5  # type: ignore[misc]  # a class attribute of the base
+        self.timeout = self.settings.timeout + 0.5
         key = self.settings.api_key or Secret(os.environ.get("GENERIC_GUARDRAIL_API_KEY", ""))
         self._headers = {"content-type": "application/json"}
         if key:
