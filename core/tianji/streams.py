@@ -223,7 +223,7 @@ class Translated(UpstreamStream):
 
 
 def unreadable(provider: str, error: Exception) -> ProtocolError:
-    """The failure for an answer that a provider's decoder fell over: the vendor's fault or the plugin's, never a 500."""
+    """The failure for an answer that a decoder fell over: the vendor's fault or the plugin's, never a 500."""
     logger.warning("%s could not read an answer", provider, exc_info=error)
     return ProtocolError(f"The provider's answer could not be read ({type(error).__name__}).", provider=provider)
 

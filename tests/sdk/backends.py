@@ -46,6 +46,8 @@ class Backend:
     name: str
     params: Mapping[str, str]
     request_id = "x-request-id"
+    closing = 3
+    """How many of a stream's last frames say how the answer ends."""
 
     def whole(self, said: Said) -> Json:
         raise NotImplementedError
@@ -243,6 +245,7 @@ class Anthropic(Backend):
 class Gemini(Backend):
     name = "gemini"
     params = {"model": "gemini/gemini-2.5-flash"}
+    closing = 1
 
     def _parts(self, said: Said) -> list[list[Json]]:
         parts: list[list[Json]] = []
@@ -315,12 +318,14 @@ class Served:
 
     def break_off(self, said: Said, words: str) -> None:
         """Begin to stream, then report an error."""
-        self.up.stream([*self.backend.frames(said)[:3], self.backend.broken(words)])
+        self.up.stream([*self._opening(said), self.backend.broken(words)], delay=0.01)
+
+    def _opening(self, said: Said) -> list[bytes]:
+        return self.backend.frames(said)[: -self.backend.closing]
 
     def cut_off(self, said: Said, *, politely: bool) -> None:
         """Begin to stream, then end: politely with the last chunk of the body, or by closing the connection."""
-        frames = self.backend.frames(said)
-        frames = frames[: min(4, len(frames) - 1)]
+        frames = self._opening(said)
         if politely:
             self.up.stream(frames)
             return

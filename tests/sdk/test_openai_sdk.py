@@ -213,19 +213,23 @@ async def test_streamed_structured_output(served: Served) -> None:
 
 async def test_error_in_a_stream(served: Served) -> None:
     """What came before it was delivered; then the SDK raises, with the vendor's words."""
-    served.break_off(Said("Good morning to you all."), "the model fell over")
-    got: list[ChatCompletionChunk] = []
+    served.break_off(TEXT, "the model fell over")
+    got: list[str] = []
+
+    async def read(one: AsyncOpenAI) -> None:
+        async for chunk in await one.chat.completions.create(model=MODEL, messages=HELLO, stream=True):
+            got.append(chunk.choices[0].delta.content or "")
+
     async with client(served) as one:
-        stream = await one.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
         with pytest.raises(openai.APIError, match="the model fell over"):
-            async for chunk in stream:
-                got.append(chunk)
-    assert got
+            await read(one)
+    assert TEXT.text.startswith("".join(got))
+    assert "".join(got)
 
 
 @pytest.mark.parametrize("politely", [True, False])
 async def test_stream_cut_off(served: Served, politely: bool) -> None:
-    served.cut_off(Said("Good morning to you all."), politely=politely)
+    served.cut_off(TEXT, politely=politely)
     with pytest.raises(openai.APIError):
         await collect(served)
 
