@@ -35,6 +35,8 @@ from tianji.router import Router
 from tianji.services import KV, OFFERED_BY, Counters, Ledger
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
     from tianji.transport import Transport
@@ -94,7 +96,7 @@ class Gateway:
         from tianji.transport import Transport as KernelTransport
 
         self.catalogue = catalogue
-        self.transport = transport or KernelTransport()
+        self.transport = transport or KernelTransport(ssl_context=_ssl_context(config))
         self._defaults: dict[type[Any], Any] = {}
         self._kept: dict[tuple[str, str], Plugin] = {}
         self._jobs: set[asyncio.Task[None]] = set()
@@ -406,6 +408,24 @@ class Gateway:
 
 _MODES = ("pre_call", "post_call", "during_call", "logging_only")
 _OWN: dict[type[Any], Callable[[], Any]] = {Ledger: MemoryLedger, KV: MemoryKV, Counters: MemoryCounters}
+
+
+def _ssl_context(config: Config) -> ssl.SSLContext | None:
+    """`ssl_verify: false` and `ssl_verify: /path/to/ca.pem`; None for the system's trust store."""
+    verify = config.tianji_settings.ssl_verify
+    if verify is True:
+        return None
+    import ssl
+
+    if isinstance(verify, str):
+        try:
+            return ssl.create_default_context(cafile=verify)
+        except OSError as error:
+            raise ConfigError(f"the CA bundle cannot be read: {error}", path="tianji_settings.ssl_verify") from error
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _key(plugin: Plugin) -> tuple[str, str]:

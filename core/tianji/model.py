@@ -354,7 +354,9 @@ class Reply:
 class Meter(Protocol):
     """What a stream has told of itself so far."""
 
-    usage: Usage | None
+    @property
+    def usage(self) -> Usage | None: ...
+
     model: str | None
     delivered: int
     finished: bool

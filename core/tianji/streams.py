@@ -25,7 +25,7 @@ logger = logging.getLogger("tianji.streams")
 class UpstreamStream:
     """What both kinds of stream have in common. `meter` knows usage, model and how much was delivered so far."""
 
-    __slots__ = ("_first", "_idle", "_started", "ended", "meter", "named", "provider", "response")
+    __slots__ = ("_failed", "_first", "_idle", "_opened", "_started", "ended", "meter", "named", "provider", "response")
 
     meter: Monitor | ChatStreamer
 
@@ -35,7 +35,10 @@ class UpstreamStream:
         self.named = named
         self.ended = False
         self._idle = idle
+        self._failed: Failure | None = None
+        """Raised once the client has what came before it."""
         self._first: Chunk | None = None
+        self._opened = False
         self._started = False
 
     async def open(self, seconds: float) -> None:
@@ -48,6 +51,7 @@ class UpstreamStream:
             chunk = await self._next(max(0.001, until - monotonic()))
             if chunk is not None:
                 self._first = chunk if self._first is None else Chunk(self._first.raw + chunk.raw, named=self.named)
+        self._opened = True
 
     def __aiter__(self) -> UpstreamStream:
         return self
@@ -55,6 +59,8 @@ class UpstreamStream:
     async def __anext__(self) -> Chunk:
         chunk, self._first = self._first, None
         while chunk is None:
+            if self._failed is not None:
+                raise self._failed
             if self.ended:
                 raise StopAsyncIteration
             chunk = await self._next(self._idle)
@@ -183,8 +189,13 @@ class Translated(UpstreamStream):
 
     def _feed(self, data: bytes) -> Chunk | None:
         events: list[dict[str, Any]] = []
-        for frame in self._frames.feed(data):
-            self._send(Event(frame.name, _payload(frame.data)), events)
+        try:
+            for frame in self._frames.feed(data):
+                self._send(Event(frame.name, _payload(frame.data)), events)
+        except Failure as failure:
+            if not events or not self._opened:
+                raise
+            self._failed = failure
         return Chunk(events=events, named=self.named) if events else None
 
     def _close(self) -> Chunk | None:

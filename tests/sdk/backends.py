@@ -36,8 +36,8 @@ class Said:
     @property
     def pieces(self) -> list[str]:
         """The text, as a stream would bring it."""
-        half = len(self.text) // 2
-        return [piece for piece in (self.text[:half], self.text[half:]) if piece]
+        third = len(self.text) // 3
+        return [piece for piece in (self.text[:third], self.text[third:-third], self.text[-third:]) if piece]
 
 
 class Backend:
@@ -312,13 +312,15 @@ class Served:
         else:
             self.up.reply(json=self.backend.whole(said), headers=headers)
 
-    def refuse(self, status: int, words: str, *, times: int | None = None, **headers: str) -> None:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.up.reply(status=status, json=self.backend.refusal(status, words), headers=named, times=times)
+    def refuse(
+        self, status: int, words: str, *, headers: Mapping[str, str] | None = None, times: int | None = None
+    ) -> None:
+        self.up.reply(status=status, json=self.backend.refusal(status, words), headers=headers, times=times)
 
     def break_off(self, said: Said, words: str) -> None:
-        """Begin to stream, then report an error."""
-        self.up.stream([*self._opening(said), self.backend.broken(words)], delay=0.01)
+        """Begin to stream, then report an error in one write with the last text."""
+        *first, last = self._opening(said)
+        self.up.stream([*first, last + self.backend.broken(words)], delay=0.01)
 
     def _opening(self, said: Said) -> list[bytes]:
         return self.backend.frames(said)[: -self.backend.closing]

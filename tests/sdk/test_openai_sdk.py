@@ -224,7 +224,7 @@ async def test_error_in_a_stream(served: Served) -> None:
         with pytest.raises(openai.APIError, match="the model fell over"):
             await read(one)
     assert TEXT.text.startswith("".join(got))
-    assert "".join(got)
+    assert len("".join(got)) >= len("".join(TEXT.pieces[:2]))
 
 
 @pytest.mark.parametrize("politely", [True, False])
@@ -248,7 +248,7 @@ async def test_stream_cut_off(served: Served, politely: bool) -> None:
     ],
 )
 async def test_errors(served: Served, status: int, kind: type[openai.APIStatusError], stream: bool) -> None:
-    served.refuse(status, "that went wrong", **({"retry_after": "7"} if status == 429 else {}))
+    served.refuse(status, "that went wrong", headers={"retry-after": "7"} if status == 429 else {})
     async with client(served) as one:
         with pytest.raises(kind, match="that went wrong") as caught:
             await one.chat.completions.create(model=MODEL, messages=HELLO, stream=stream)
@@ -271,7 +271,7 @@ async def test_no_retry_where_the_gateway_says_so(served: Served) -> None:
 
 
 async def test_retry_where_the_gateway_says_so(served: Served) -> None:
-    served.refuse(429, "slower, please", times=1, retry_after_ms="1")
+    served.refuse(429, "slower, please", times=1, headers={"retry-after-ms": "1"})
     served.say(TEXT)
     answer = await sync(served, lambda c: c.chat.completions.create(model=MODEL, messages=HELLO), max_retries=2)
     assert answer.choices[0].message.content == TEXT.text
@@ -284,7 +284,7 @@ async def test_what_the_gateway_refuses(served: Served) -> None:
         with pytest.raises(openai.NotFoundError, match="no-such-model"):
             await one.chat.completions.create(model="no-such-model", messages=HELLO)
         with pytest.raises(openai.BadRequestError) as caught:
-            await one.chat.completions.create(model=MODEL, messages="Hello?")  # type: ignore[call-overload]
+            await one.chat.completions.create(model=MODEL, messages="Hello?")  # type: ignore[arg-type]
         assert caught.value.param == "messages"
     async with AsyncOpenAI(base_url=f"{served.gw.url}/v1", api_key="sk-wrong", max_retries=0) as stranger:
         with pytest.raises(openai.AuthenticationError):

@@ -228,3 +228,23 @@ async def test_two_hundred_streams_at_once_are_all_whole(pair: Pair) -> None:
     assert {reply.text for reply in replies} == {replies[0].text}
     assert replies[0].text.endswith(DONE.decode())
     await settles(pair)
+
+
+async def test_a_silent_stream_sends_heartbeats_that_are_no_events(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openai import AsyncOpenAI
+
+    from tianji.server import link
+
+    monkeypatch.setattr(link, "HEARTBEAT", 0.1)
+    pair.up.script(
+        None, [Send(HEAD), piece(STREAM[0]), piece(STREAM[1]), Sleep(1.3), *map(piece, STREAM[2:]), Send(b"0\r\n\r\n")]
+    )
+    reply = await pair.gw.chat("fast", stream=True)
+    assert ": ping\n\n" in reply.text
+    async with AsyncOpenAI(base_url=f"{pair.gw.url}/v1", api_key=pair.gw.key, max_retries=0) as client:
+        stream = await client.chat.completions.create(
+            model="fast", messages=[{"role": "user", "content": "x"}], stream=True
+        )
+        texts = [one.choices[0].delta.content or "" async for one in stream]
+    assert "".join(texts) == "One two three"
+    assert len(texts) == 5

@@ -12,7 +12,10 @@ from tianji.model import DONE, Call, Op, Usage, encode_json
 class Monitor(Protocol):
     """Watches a stream that is forwarded in the client's own dialect, decoding only the frames that matter."""
 
-    usage: Usage | None
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has stated so far."""
+
     model: str | None
     delivered: int
     """Content frames seen so far: the floor of an estimate when the provider never says."""
@@ -81,6 +84,11 @@ class Dialect:
     def done(self) -> bytes:
         """The frame that closes a complete stream."""
         return b"" if self.named else DONE
+
+    @property
+    def heartbeat(self) -> bytes:
+        """A frame that means nothing, for the pauses of a stream."""
+        return b'event: ping\ndata: {"type":"ping"}\n\n' if self.named else b": ping\n\n"
 
     def texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
         """Where the caller's texts are: `(container, key)` pairs with `container[key]` a string, in reading order."""

@@ -363,7 +363,7 @@ class ChatStreamer:
     sent once at the end, iff it was asked for.
     """
 
-    __slots__ = ("created", "delivered", "finished", "id", "model", "roles", "usage", "wanted", "wants")
+    __slots__ = ("_stated", "created", "delivered", "finished", "id", "model", "roles", "wanted", "wants")
 
     def __init__(self, call: Call, *, id: str, created: int) -> None:
         self.id = id
@@ -371,10 +371,15 @@ class ChatStreamer:
         self.wanted = call.model
         self.wants = wants_usage(call.body)
         self.model: str | None = None
-        self.usage: Usage | None = None
         self.finished = False
         self.delivered = 0
         self.roles: set[int] = set()
+        self._stated: Any = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The latest usage that a chunk carried; read when it is asked for, as some providers send it with each."""
+        return from_openai(self._stated)
 
     def push(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
         """Normalise one chunk in place; None when it carried nothing but usage."""
@@ -383,7 +388,7 @@ class ChatStreamer:
         if self.model is None:
             self.model = chunk.get("model") or None
         if "usage" in chunk:
-            self.usage = from_openai(chunk.pop("usage")) or self.usage
+            self._stated = chunk.pop("usage") or self._stated
         choices = chunk.get("choices")
         if not choices:
             return None
@@ -402,6 +407,7 @@ class ChatStreamer:
 
     def closing(self) -> list[dict[str, Any]]:
         """The usage chunk, where the client asked for one."""
-        if not self.wants or self.usage is None:
+        usage = self.usage
+        if not self.wants or usage is None:
             return []
-        return [usage_chunk(self.usage, id=self.id, created=self.created, model=self.wanted)]
+        return [usage_chunk(usage, id=self.id, created=self.created, model=self.wanted)]

@@ -54,7 +54,7 @@ class Client:
     async def _stream(self, call: Call, reply: Reply, stream: AsyncIterator[Chunk], headers: str) -> Failure | None:
         """Write a stream. A failure in it becomes its last frame, and no `[DONE]` follows."""
         link = self._link
-        await link.begin(reply.status, (headers + _STREAM).encode("latin-1"))
+        await link.begin(reply.status, (headers + _STREAM).encode("latin-1"), self.dialect.heartbeat)
         kept: list[bytes] = []
         room = KEEP if self._keep else 0
         failure: Failure | None = None

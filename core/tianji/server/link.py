@@ -8,6 +8,7 @@ and for tests. Both take headers as one block of `name: value` lines.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -17,6 +18,9 @@ LINK = "tianji.link"
 
 LINGER = "tianji.linger"
 """Where it carries the function that lets the connection close in two steps."""
+
+HEARTBEAT = 14.0
+"""Seconds of silence in a stream before a comment goes out; proxies and clients give up on idle connections."""
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -30,8 +34,8 @@ class Link(Protocol):
     async def whole(self, status: int, headers: bytes, body: bytes) -> None:
         """A complete response; its content-length is added."""
 
-    async def begin(self, status: int, headers: bytes) -> None:
-        """The head of a streamed response."""
+    async def begin(self, status: int, headers: bytes, heartbeat: bytes = b"") -> None:
+        """The head of a streamed response. `heartbeat` may be sent between two pieces when there is a long pause."""
 
     async def more(self, data: bytes) -> None:
         """A piece of it; returns when the client keeps up."""
@@ -43,11 +47,13 @@ class Link(Protocol):
 class SocketLink:
     """A link on uvicorn's connection. Relies on `RequestResponseCycle`'s attributes; a test watches them."""
 
-    __slots__ = ("_cycle", "_head", "gone", "leave")
+    __slots__ = ("_cycle", "_head", "_heartbeat", "_wrote", "gone", "leave")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self._head = b""
+        self._heartbeat = b""
+        self._wrote = 0.0
         self.gone = False
         self.leave: Callable[[], Any] | None = None
 
@@ -66,7 +72,16 @@ class SocketLink:
         cycle.transport.write(self._start(status, headers, b"content-length: %d\r\n\r\n" % len(body)) + body)
         self._finish()
 
-    async def begin(self, status: int, headers: bytes) -> None:
+    def beat(self, now: float) -> None:
+        """Send the heartbeat where the stream has been silent for too long. Called by the connection's sweep."""
+        cycle = self._cycle
+        if self._heartbeat and not self._head and not cycle.response_complete and now - self._wrote >= HEARTBEAT:
+            self._wrote = now
+            data = self._heartbeat
+            cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if cycle.chunked_encoding else data)
+
+    async def begin(self, status: int, headers: bytes, heartbeat: bytes = b"") -> None:
+        self._heartbeat = heartbeat
         # HTTP/1.0 knows no chunks: the end of the connection is the end of the body.
         chunked = self._cycle.chunked_encoding = self._cycle.scope["http_version"] != "1.0"
         if not chunked:
@@ -84,6 +99,7 @@ class SocketLink:
         if self._head:
             data, self._head = self._head + data, b""
         cycle.transport.write(data)
+        self._wrote = monotonic()
 
     async def end(self, data: bytes = b"") -> None:
         cycle = self._cycle
@@ -154,7 +170,7 @@ class ASGILink:
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
         await self._send({"type": "http.response.body", "body": body})
 
-    async def begin(self, status: int, headers: bytes) -> None:
+    async def begin(self, status: int, headers: bytes, heartbeat: bytes = b"") -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": _pairs(headers)})
 
     async def more(self, data: bytes) -> None:

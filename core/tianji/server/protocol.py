@@ -82,6 +82,9 @@ class TianjiProtocol(HttpToolsProtocol):
         if cycle is not None and cycle.more_body and not cycle.response_complete and now - self._last > BODY_TIME:
             transport.abort()
             return
+        if cycle is not None and not cycle.response_complete:
+            link: SocketLink = cycle.scope[LINK]  # type: ignore[literal-required]
+            link.beat(now)
         unread = transport.get_write_buffer_size()
         if unread and unread == self._unread:
             if now - self._stalled > STALL_TIME:

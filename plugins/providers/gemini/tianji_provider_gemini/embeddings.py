@@ -7,7 +7,7 @@ import base64
 import struct
 from typing import Any
 
-from tianji import BadRequest, Call, Deployment, ProtocolError, must_be_object, usage_to_openai  # type: ignore[attr-defined]  # re-exported under another name
+from tianji import BadRequest, Call, Deployment, ProtocolError, must_be_object, usage_to_openai
 
 from .models import resource
 from .reply import read_usage

@@ -6,7 +6,7 @@ Docs: https://ai.google.dev/api/generate-content#v1beta.GenerateContentResponse
 from base64 import b64decode, b64encode
 from typing import Any
 
-from tianji import END, Call, Decoder, ProtocolError, Usage, chunk, encode_json, must_be_object, usage_to_openai  # type: ignore[attr-defined]  # re-exported under another name
+from tianji import END, Call, Decoder, ProtocolError, Usage, chunk, encode_json, must_be_object, usage_to_openai
 
 from .citations import annotations
 from .errors import BadToolCall, envelope, read_failure
@@ -34,32 +34,38 @@ def read_usage(meta: Any) -> Usage | None:
     `candidatesTokenCount` leaves thoughts out and `promptTokenCount` what built-in tools fetched; our totals include
     both, as the bill does.
     """
-    if not isinstance(meta, dict) or not {"promptTokenCount", "candidatesTokenCount", "totalTokenCount"} & meta.keys():
+    if not isinstance(meta, dict) or _TOTALS.isdisjoint(meta):
         return None
 
     def count(field: str) -> int:
         value = meta.get(field)
         return value if isinstance(value, int) else 0
 
-    def of(kind: str, *fields: str) -> int:
-        details = [detail for field in fields for detail in dicts(meta.get(field))]
-        return sum(d.get("tokenCount") or 0 for d in details if d.get("modality") in MODALITIES[kind])
-
     thoughts = count("thoughtsTokenCount")
     asked, said = count("promptTokenCount") + count("toolUsePromptTokenCount"), count("candidatesTokenCount") + thoughts
     if "promptTokenCount" not in meta:  # seen for files by URL: only the total tells what the prompt has cost
         asked = max(asked, count("totalTokenCount") - said)
-    prompt = ("promptTokensDetails", "toolUsePromptTokensDetails")
+    heard, seen = _media(meta, "promptTokensDetails", "toolUsePromptTokensDetails")
+    spoken, drawn = _media(meta, "candidatesTokensDetails")
     return Usage(
-        input_tokens=asked,
-        output_tokens=said,
-        cache_read_tokens=count("cachedContentTokenCount"),
-        reasoning_tokens=thoughts,
-        input_audio_tokens=of("audio", *prompt),
-        input_image_tokens=of("image", *prompt),
-        output_audio_tokens=of("audio", "candidatesTokensDetails"),
-        output_image_tokens=of("image", "candidatesTokensDetails"),
-    )
+        asked, said, count("cachedContentTokenCount"), 0, 0, thoughts, heard, spoken, seen, drawn
+    )  # fmt: skip
+
+
+_TOTALS = frozenset({"promptTokenCount", "candidatesTokenCount", "totalTokenCount"})
+
+
+def _media(meta: Body, *fields: str) -> tuple[int, int]:
+    """Audio and image tokens of some details. Every chunk of a stream has them, and nearly always they are text."""
+    audio = image = 0
+    for field in fields:
+        for detail in dicts(meta.get(field)) if field in meta else ():
+            if (kind := detail.get("modality")) == "TEXT":
+                continue
+            tokens = detail.get("tokenCount") or 0
+            audio += tokens if kind in MODALITIES["audio"] else 0
+            image += tokens if kind in MODALITIES["image"] else 0
+    return audio, image
 
 
 def logprobs(result: Any) -> Body | None:
