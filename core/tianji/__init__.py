@@ -52,6 +52,7 @@ _EXPORTS = {
     "Usage": "tianji.model",
     "Wire": "tianji.model",
     "decode_json": "tianji.model",
+    "document": "tianji.records",
     "encode_json": "tianji.model",
     # hooks and services
     "hookimpl": "tianji.hookspecs",
@@ -172,6 +173,7 @@ if TYPE_CHECKING:
     from tianji.providers.http import Decoder as Decoder
     from tianji.providers.http import error_fields as error_fields
     from tianji.providers.http import must_be_object as must_be_object
+    from tianji.records import document as document
     from tianji.services import KV as KV
     from tianji.services import Counters as Counters
     from tianji.services import Database as Database

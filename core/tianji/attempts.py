@@ -222,6 +222,7 @@ class Attempts:
                 if wait > MAX_WAIT or wait >= left * 0.95:
                     raise
                 if wait:
+                    call.upstream_seconds += wait  # asked for by the provider's state, not added by the gateway
                     await asyncio.sleep(wait)
 
     def _retries(self, call: Call, deployment: Deployment) -> int:

@@ -12,7 +12,7 @@ from time import monotonic, time
 from typing import Any
 
 from tianji import dialects
-from tianji.dialects.openai import failure_of
+from tianji.dialects.chat_stream import failure_of
 from tianji.dialects.peek import peek
 from tianji.errors import Failure, ProtocolError, Timeout, Unprocessable
 from tianji.model import Call, Chunk, Deployment, Op, Reply, Wire, decode_json, encode_json

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from tianji.assembly import Assembly, ssl_context
 from tianji.attempts import Attempts, RetryBudget
 from tianji.config.schema import Config
 from tianji.deployments import Builder, listed
@@ -35,8 +36,6 @@ from tianji.router import Router
 from tianji.services import KV, OFFERED_BY, Counters, Ledger
 
 if TYPE_CHECKING:
-    import ssl
-
     import httpx
 
     from tianji.transport import Transport
@@ -44,32 +43,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tianji.gateway")
 
 T = TypeVar("T")
-
-
-class Assembly:
-    """What `configure` is given: one configuration on its way to being sealed."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.services: dict[type[Any], Any] = {}
-        self.routes: list[Any] = []
-        self.commands: list[Any] = []
-        self.sections: dict[str, type[Any]] = {}
-
-    def provide(self, service: type[T], implementation: T) -> None:
-        """Offer a service. Two offers for one service raise `PluginError` naming both."""
-        if service in self.services:
-            raise PluginError(f"{service.__name__} is offered twice: {self.services[service]!r} and {implementation!r}")
-        self.services[service] = implementation
-
-    def add_route(self, *handlers: Any) -> None:
-        self.routes += handlers
-
-    def add_command(self, command: Any) -> None:
-        self.commands.append(command)
-
-    def add_section(self, name: str, schema: type[Any]) -> None:
-        self.sections[name] = schema
 
 
 class Sealed(msgspec.Struct, frozen=True):
@@ -96,7 +69,7 @@ class Gateway:
         from tianji.transport import Transport as KernelTransport
 
         self.catalogue = catalogue
-        self.transport = transport or KernelTransport(ssl_context=_ssl_context(config))
+        self.transport = transport or KernelTransport(ssl_context=ssl_context(config))
         self._defaults: dict[type[Any], Any] = {}
         self._kept: dict[tuple[str, str], Plugin] = {}
         self._jobs: set[asyncio.Task[None]] = set()
@@ -408,24 +381,6 @@ class Gateway:
 
 _MODES = ("pre_call", "post_call", "during_call", "logging_only")
 _OWN: dict[type[Any], Callable[[], Any]] = {Ledger: MemoryLedger, KV: MemoryKV, Counters: MemoryCounters}
-
-
-def _ssl_context(config: Config) -> ssl.SSLContext | None:
-    """`ssl_verify: false` and `ssl_verify: /path/to/ca.pem`; None for the system's trust store."""
-    verify = config.tianji_settings.ssl_verify
-    if verify is True:
-        return None
-    import ssl
-
-    if isinstance(verify, str):
-        try:
-            return ssl.create_default_context(cafile=verify)
-        except OSError as error:
-            raise ConfigError(f"the CA bundle cannot be read: {error}", path="tianji_settings.ssl_verify") from error
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _key(plugin: Plugin) -> tuple[str, str]:

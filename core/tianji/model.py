@@ -1,26 +1,26 @@
 """The data that moves through the gateway: eleven small types, and the words that the rest of the code uses.
 
 `Call` is the only mutable object that stages share. Everything that leaves the request path (`Attempt`, `Record`,
-`Entry`) is frozen. Bodies stay plain dicts, so that fields nobody here has heard of pass through.
+`Entry`, in `records`) is frozen. Bodies stay plain dicts, so that fields nobody here has heard of pass through. The
+answer's types are in `reply`; everything is imported from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from itertools import count
 from os import getpid, urandom
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
-if TYPE_CHECKING:
-    from tianji.errors import Failure
-    from tianji.pricing import Price
+from tianji.records import UNKNOWN_COST, Attempt, Cost, Entry, Record, Usage, failure_record
+from tianji.reply import DONE, Chunk, Closable, Meter, Reply, decode_json, encode_json, sse_encode, sse_payloads
 
-encode_json = msgspec.json.Encoder().encode
-decode_json = msgspec.json.Decoder().decode
+if TYPE_CHECKING:
+    from tianji.pricing import Price
 
 Undo = Callable[[], Awaitable[None]]
 
@@ -122,47 +122,6 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         return self.role == "proxy_admin"
 
 
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Tokens, by class. `input_tokens` and `output_tokens` are totals that include the classes below them."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    """All tokens written to a prompt cache, whatever their lifetime."""
-    cache_write_1h_tokens: int = 0
-    """The part of `cache_write_tokens` with the one-hour lifetime."""
-    reasoning_tokens: int = 0
-    input_audio_tokens: int = 0
-    output_audio_tokens: int = 0
-    input_image_tokens: int = 0
-    output_image_tokens: int = 0
-    web_searches: int = 0
-    estimated: bool = False
-    """The provider did not say; counted from what was delivered."""
-
-    @property
-    def total_tokens(self) -> int:
-        return self.input_tokens + self.output_tokens
-
-
-class Cost(msgspec.Struct, frozen=True):
-    """Money in integer nano-dollars (1e-9 USD). `nano is None`: the price is unknown, which is never zero."""
-
-    nano: int | None
-    input_nano: int = 0
-    output_nano: int = 0
-    price_version: str = ""
-
-    @property
-    def usd(self) -> float | None:
-        """For display only; sums are made in nano-dollars."""
-        return None if self.nano is None else self.nano / 1_000_000_000
-
-
-UNKNOWN_COST = Cost(nano=None)
-
-
 class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One entry of `model_list`, resolved: a place where a model group can be served. Compared by identity."""
 
@@ -221,247 +180,6 @@ class Event(msgspec.Struct, frozen=True):
 
     name: str
     data: Any
-
-
-class Chunk:
-    """A piece of a reply's stream: one or more whole events in the client's dialect.
-
-    `raw` are the bytes to write; `events` their decoded payloads. Each is made from the other on first use, so a
-    chunk that nobody looks at is never decoded. `named` dialects (Anthropic's) carry an `event:` line per event.
-    """
-
-    __slots__ = ("_events", "_raw", "named")
-
-    def __init__(
-        self, raw: bytes | None = None, events: list[dict[str, Any]] | None = None, *, named: bool = False
-    ) -> None:
-        self._raw = raw
-        self._events = events
-        self.named = named
-
-    @property
-    def raw(self) -> bytes:
-        raw = self._raw
-        if raw is None:
-            raw = self._raw = sse_encode(self._events or (), named=self.named)
-        return raw
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """Decoded payloads; the closing `[DONE]` is not an event. Do not mutate: use `with_events`."""
-        events = self._events
-        if events is None:
-            events = self._events = [decode_json(data) for data in sse_payloads(self._raw or b"")]
-        return events
-
-    def with_events(self, events: list[dict[str, Any]]) -> Chunk:
-        """The same chunk with other content; a `[DONE]` it carried is kept."""
-        done = not self.named and self._raw is not None and b"data: [DONE]" in self._raw[-32:]
-        fresh = Chunk(events=events, named=self.named)
-        if done:
-            fresh._raw = fresh.raw + DONE
-        return fresh
-
-
-DONE = b"data: [DONE]\n\n"
-
-
-def sse_encode(events: Iterable[dict[str, Any]], *, named: bool = False) -> bytes:
-    """Events as server-sent-event frames; `named` adds `event: <type>` from each payload's own `type`."""
-    if named:
-        return b"".join(
-            b"event: %b\ndata: %b\n\n" % (str(event.get("type", "message")).encode(), encode_json(event))
-            for event in events
-        )
-    return b"".join(b"data: %b\n\n" % encode_json(event) for event in events)
-
-
-def sse_payloads(raw: bytes) -> Iterable[bytes]:
-    """The `data:` payloads of whole frames that the gateway itself framed or checked. `[DONE]` is left out."""
-    for frame in raw.replace(b"\r\n", b"\n").split(b"\n\n"):
-        lines = [line[5:].lstrip(b" ") for line in frame.split(b"\n") if line.startswith(b"data:")]
-        if lines:
-            data = b"\n".join(lines)
-            if data != b"[DONE]":
-                yield data
-
-
-class Reply:
-    """An answer on its way to the client, whole or streamed.
-
-    Whole: `raw` are the bytes and `body` the decoded object, each made from the other on first use; assign `body` to
-    replace it. Streamed: `stream` yields `Chunk`s; wrap it to see or change them. Both are in the client's dialect.
-    """
-
-    __slots__ = (
-        "_body", "_raw", "cost", "headers", "media_type", "meter", "model", "source", "status", "stream", "upstream",
-        "usage",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        body: Any = None,
-        *,
-        raw: bytes | None = None,
-        stream: AsyncIterator[Chunk] | None = None,
-        status: int = 200,
-        headers: dict[str, str] | None = None,
-        usage: Usage | None = None,
-        source: str = "provider",
-        media_type: str = "application/json",
-        model: str | None = None,
-    ) -> None:
-        self._body = body
-        self._raw = raw
-        self.stream = stream
-        self.status = status
-        self.headers = headers if headers is not None else {}
-        self.usage = usage
-        self.cost: Cost | None = None
-        self.source = source
-        """`provider`, `cache` or `plugin`."""
-        self.media_type = media_type
-        self.model = model
-        """The model's name as the provider gave it."""
-        self.meter: Meter | None = None
-        """What is known so far of a stream's usage."""
-        self.upstream: Closable | None = None
-        """The stream's source, whatever has been wrapped around `stream` since."""
-
-    @property
-    def raw(self) -> bytes:
-        if self._raw is None:
-            self._raw = encode_json(self._body)
-        return self._raw
-
-    def take(self, raw: bytes, body: Any) -> None:
-        """Set bytes and decoded form together; None for a body that nobody has decoded yet."""
-        self._raw = raw
-        self._body = body
-
-    @property
-    def body(self) -> Any:
-        if self._body is None and self._raw is not None:
-            self._body = decode_json(self._raw)
-        return self._body
-
-    @body.setter
-    def body(self, value: Any) -> None:
-        self._body = value
-        self._raw = None
-
-
-class Meter(Protocol):
-    """What a stream has told of itself so far."""
-
-    @property
-    def usage(self) -> Usage | None: ...
-
-    model: str | None
-    delivered: int
-    finished: bool
-
-
-class Closable(Protocol):
-    """The upstream end of a stream."""
-
-    ended: bool
-
-    def close(self) -> None: ...
-    async def drain(self) -> None: ...
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    """One try of a call against one deployment."""
-
-    number: int
-    deployment_id: str
-    group: str
-    provider: str
-    model: str
-    started: float
-    """Seconds since the epoch."""
-    duration: float
-    """Seconds from sending to the end of the answer."""
-    outcome: str
-    """`ok`, or the name of the failure's class."""
-    status: int
-    time_to_first_token: float | None = None
-    """Seconds from sending to the first event of a stream."""
-    usage: Usage | None = None
-    message: str = ""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One immutable line of the spend ledger. `entry_id` is unique: the same line written twice counts once."""
-
-    entry_id: str
-    kind: str
-    """`reserve`, `settle` or `void`."""
-    call_id: str
-    attempt: int
-    key_id: str
-    deployment_id: str
-    model: str
-    nano: int | None
-    usage: Usage | None = None
-    price_version: str = ""
-    status: str = ""
-    at: float = 0.0
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a callback may know of a finished call."""
-
-    id: str
-    call_id: str
-    op: str
-    dialect: str
-    model: str
-    group: str
-    provider: str
-    upstream_model: str
-    deployment_id: str
-    api_base: str
-    stream: bool
-    status: str
-    """`success`, `failure`, `partial` (a stream that broke) or `cancelled` (the client left)."""
-    http_status: int
-    error: dict[str, Any] | None
-    key_id: str
-    key_alias: str | None
-    user_id: str | None
-    team_id: str | None
-    org_id: str | None
-    end_user: str | None
-    usage: Usage | None
-    cost: Cost | None
-    source: str
-    attempts: tuple[Attempt, ...]
-    fallbacks: int
-    response_model: str | None
-    """The model as the provider named it in its answer."""
-    traceparent: str | None
-    """The client's W3C trace context, unchecked (https://www.w3.org/TR/trace-context/)."""
-    started: float
-    """Seconds since the epoch."""
-    duration: float
-    time_to_first_token: float | None
-    upstream_duration: float
-    """Seconds spent waiting for providers, over all attempts."""
-    overhead: float
-    """Seconds that the gateway itself added."""
-    tags: tuple[str, ...]
-    metadata: dict[str, Any]
-    guardrails: tuple[str, ...]
-    request: dict[str, Any] | None
-    """The body as the client sent it; None when content is not to be logged or no callback wants it."""
-    response: bytes | None
-    """The reply's bytes as sent (SSE frames for a stream), under the same condition and at most 1 MiB."""
-
-    @property
-    def cache_hit(self) -> bool:
-        return self.source == "cache"
 
 
 _prefix = urandom(8).hex()
@@ -607,6 +325,32 @@ class Call:
         return f"<Call {self.id} {self.op} {self.model!r} {self.dialect}>"
 
 
-def failure_record(failure: Failure) -> dict[str, Any]:
-    """A failure as a record carries it: the error object and the class that made it."""
-    return {"class": type(failure).__name__, "status": failure.status, **failure.body()}
+__all__ = [
+    "DONE",
+    "UNKNOWN_COST",
+    "Attempt",
+    "Call",
+    "Chunk",
+    "Closable",
+    "Cost",
+    "Deployment",
+    "Entry",
+    "Event",
+    "Headers",
+    "Ingress",
+    "Meter",
+    "Op",
+    "Principal",
+    "Record",
+    "Reply",
+    "Secret",
+    "Undo",
+    "Usage",
+    "Wire",
+    "decode_json",
+    "encode_json",
+    "failure_record",
+    "new_id",
+    "sse_encode",
+    "sse_payloads",
+]

@@ -13,7 +13,7 @@ from typing import Any
 
 from tianji import dialects, framing
 from tianji.dialects.base import Monitor
-from tianji.dialects.openai import ChatStreamer
+from tianji.dialects.chat_stream import ChatStreamer
 from tianji.errors import Failure, ProtocolError
 from tianji.model import Call, Chunk, Event, decode_json
 from tianji.providers.http import END, HTTPProvider

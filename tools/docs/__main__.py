@@ -23,9 +23,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 def stale() -> list[str]:
     """The files that are not what would be written."""
-    return [
-        name for name, make in PAGES.items() if not (ROOT / name).is_file() or (ROOT / name).read_text() != make()
-    ]
+    return [name for name, make in PAGES.items() if not (ROOT / name).is_file() or (ROOT / name).read_text() != make()]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

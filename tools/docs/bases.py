@@ -42,9 +42,9 @@ def page() -> str:
     parts = [
         "# Base classes and services",
         HEAD,
-        "What a plugin's author subclasses and is given. All of it is imported from `tianji`. What the bases make of it "
-        "is in [hooks.md](hooks.md); every public name with its signature is in [api.txt](api.txt). Methods marked "
-        "`@final` belong to the kernel and are left out here.",
+        "What a plugin's author subclasses and is given. The bases and services are imported from `tianji`. What the "
+        "bases make of it is in [hooks.md](hooks.md); every public name with its signature is in [api.txt](api.txt). "
+        "Methods marked `@final` belong to the kernel and are left out here.",
     ]
     for name, module in BASES.items():
         parts += described(name, module, "##")

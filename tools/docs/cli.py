@@ -13,11 +13,21 @@ MODULE = "tianji.cli"
 
 def page() -> str:
     parts = ["# Command line", HEAD, doc(tree(MODULE)).partition("\n\n")[2]]
-    parts.append(table(("command", "what it does"), [(f"[`tianji {name}`](#tianji-{name})", what) for name, what in COMMANDS.items()]))
+    parts.append(
+        table(
+            ("command", "what it does"),
+            [(f"[`tianji {name}`](#tianji-{name})", what) for name, what in COMMANDS.items()],
+        )
+    )
     for name in COMMANDS:
         command = commands(name)
         about = doc(tree(f"{MODULE}.{name}")).partition(": ")[2]
-        parts += [f"## tianji {name}", code(usage(command), "text"), about[:1].upper() + about[1:], table(("argument", "meaning"), rows(command))]
+        parts += [
+            f"## tianji {name}",
+            code(usage(command), "text"),
+            about[:1].upper() + about[1:],
+            table(("argument", "meaning"), rows(command)),
+        ]
     return joined(parts)
 
 

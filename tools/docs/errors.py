@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+from textwrap import dedent
+
 from tianji import errors
 from tianji.errors import Failure, TianjiError
-from tools.docs.source import HEAD, class_of, code, definition, doc, joined, table, tick, tree
+from tools.docs.source import HEAD, class_of, code, doc, joined, table, tick, tree
 
 MODULE = "tianji.errors"
 
@@ -23,18 +26,20 @@ def page() -> str:
         "# Errors",
         HEAD,
         title,
-        code(picture, "text"),
+        code(dedent(picture), "text"),
         f"Statuses{rest}",
-        "A failure is answered as `{\"error\": {\"message\", \"type\", \"param\", \"code\"}}`, with `llm_provider` and "
-        "`model` beside them where an attempt failed; clients of `/v1/messages` get Anthropic's envelope. Once a stream "
-        "has begun, the failure is its last event and no `[DONE]` follows. `code` is the status where the class has none.",
+        'A failure is answered as `{"error": {"message", "type", "param", "code"}}`, with `llm_provider` and '
+        "`model` beside them where an attempt failed; clients of `/v1/messages` get Anthropic's envelope. Once a "
+        "stream has begun, the failure is its last event and no `[DONE]` follows. `code` is the status where the "
+        "class has none.",
         table(columns, rows),
-        "`x-should-retry` tells the client's SDK whether the same request can succeed later. *Retried*: the attempt loop "
-        "may try another deployment, or the same one after a pause. *Cools down*: it counts against the deployment. *Falls "
-        "back*: another model group may be tried. The status of an `UpstreamFailure` is the provider's own where it sent one.",
+        "`x-should-retry` tells the client's SDK whether the same request can succeed later. *Retried*: the attempt "
+        "loop may try another deployment, or the same one after a pause. *Cools down*: it counts against the "
+        "deployment. *Falls back*: another model group may be tried. The status of an `UpstreamFailure` is the "
+        "provider's own where it sent one.",
         "## What authors raise",
         code(f"class Failure(TianjiError):\n    def __init__{init()}"),
-        doc(class_of(MODULE, "Failure")),
+        *arguments(),
         "## Failures that are not a call's",
         table(("class", "meaning"), [(tick(name), doc(class_of(MODULE, name))) for name in others()]),
     ]
@@ -63,11 +68,13 @@ def others() -> list[str]:
 
 def init() -> str:
     """The arguments of every failure."""
-    import ast
-
     node = next(one for one in class_of(MODULE, "Failure").body if getattr(one, "name", "") == "__init__")
     assert isinstance(node, ast.FunctionDef)
     return f"({ast.unparse(node.args)}) -> None"
 
 
-__all__ = ["definition", "failures", "page"]
+def arguments() -> list[str]:
+    """What a failure is made of: the sentence above its arguments, and those as a table."""
+    first, _, rest = doc(class_of(MODULE, "Failure")).partition("\n\nArgs:\n")
+    rows = [line.strip().partition(": ") for line in rest.splitlines()]
+    return [first, table(("argument", "meaning"), [(tick(name), meaning) for name, _, meaning in rows])]

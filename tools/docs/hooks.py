@@ -46,5 +46,9 @@ def ends(name: str) -> str:
 def users(name: str) -> list[str]:
     """The bases that turn an author's method into the hook, and the plugins of the repository that write it."""
     bases = [f"`{base.__name__}`" for base in FAMILIES.values() if name in hooks(base)]
-    own = [f"[{one.name}]({one.readme})" for one in plugins() if name in hooks(one.cls) and name not in hooks(FAMILIES[one.family])]
+    own = [
+        f"[{one.name}]({one.readme})"
+        for one in plugins()
+        if name in hooks(one.cls) and name not in hooks(FAMILIES[one.family])
+    ]
     return [*bases, *own]

@@ -43,8 +43,19 @@ def tree(module: str) -> ast.Module:
     return ast.parse(Path(spec.origin).read_text())
 
 
+def home(module: str, name: str) -> str:
+    """The module that really defines a name that `module` has: imports are followed."""
+    for node in tree(module).body:
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            for one in node.names:
+                if (one.asname or one.name) == name:
+                    return home(node.module, one.name)
+    return module
+
+
 def definition(module: str, name: str) -> ast.ClassDef | Function:
-    """A class or a function at the top of a module."""
+    """A class or a function at the top of a module, or of one that it takes it from."""
+    module = home(module, name)
     for node in tree(module).body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == name:
             return node
@@ -81,7 +92,8 @@ def methods(node: ast.ClassDef) -> Iterator[Function]:
 
 
 def attributes(node: ast.ClassDef | ast.Module) -> list[Attribute]:
-    """The public names that are assigned or annotated in a body, with the string literal below each as its docstring."""
+    """The public names that are assigned or annotated in a body, with the string literal below each as its "
+    "docstring."""
     found = []
     for one, after in zip(node.body, [*node.body[1:], None], strict=True):
         target: ast.expr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tianji.dialects.base import ChatStream, Dialect, Monitor, optional, type_name
-from tianji.dialects.openai import ChatMonitor
+from tianji.dialects.chat_stream import ChatMonitor
 from tianji.dialects.usage import from_openai
 from tianji.errors import BadRequest
 from tianji.model import Call, Op, Usage

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from tianji.dialects.openai import failure_of
+from tianji.dialects.chat_stream import failure_of
 from tianji.errors import BadRequest
 from tianji.model import Call, Deployment, Op, Wire
 from tianji.providers.http import Decoder, HTTPProvider, must_be_object

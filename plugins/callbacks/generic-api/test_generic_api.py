@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tianji_callback_generic_api import GenericAPI, document
+from tianji_callback_generic_api import GenericAPI
 
-from tianji import ConfigError, Cost, Usage, decode_json, encode_json
+from tianji import ConfigError, Cost, Usage, decode_json, document, encode_json
 from tianji.plugin import convert_settings
 from tianji.testing import CallbackSuite, FakeGateway, Upstream, make_attempt, make_record
 

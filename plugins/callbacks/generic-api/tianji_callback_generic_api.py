@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import msgspec
-
-from tianji import Callback, ConfigError, PluginSettings, Record, Secret, Wire, decode_json, encode_json
-
-SCHEMA = "tianji.call.v1"
-AT_ONCE = 8
-"""Requests under way at a time where each record is a request of its own."""
+from tianji import Callback, ConfigError, PluginSettings, Record, Secret, Wire, document, encode_json
 
 Outcome = Literal["llm_api_success", "llm_api_failure"]
+
+AT_ONCE = 8
+"""Requests under way at a time where each record is a request of its own."""
 
 
 class GenericAPI(Callback):
@@ -107,46 +104,6 @@ class GenericAPI(Callback):
         status, _, _ = await self.gateway.fetch(wire, timeout=self.settings.timeout)
         if not 200 <= status < 300:
             raise RuntimeError(f"the receiver answered {status}")
-
-
-def document(record: Record, *, content: bool = False) -> dict[str, Any]:
-    """A record as it is sent: the fields of `tianji.Record` by their names, and what can be worked out of them.
-
-    Times are seconds since the epoch, durations seconds, money dollars and integer nano-dollars; what is not known is
-    null, a price above all. `request` and `response` are there only with `content`: the body as the client sent it,
-    and the answer as an object, or as text where it was streamed.
-    """
-    said = msgspec.structs.asdict(record)
-    request, response = said.pop("request"), said.pop("response")
-    usage, cost = record.usage, record.cost
-    said |= {
-        "schema": SCHEMA,
-        "ended": record.started + record.duration,
-        "cache_hit": record.cache_hit,
-        "usage": None if usage is None else {**_all(usage), "total_tokens": usage.total_tokens},
-        "cost": None if cost is None else {**_all(cost), "usd": cost.usd},
-        "attempts": [
-            {**_all(attempt), "usage": None if attempt.usage is None else _all(attempt.usage)}
-            for attempt in record.attempts
-        ],
-    }
-    if content:
-        said |= {"request": request, "response": _response(response)}
-    return said
-
-
-def _all(struct: msgspec.Struct) -> dict[str, Any]:
-    """Every field, zeros too: msgspec leaves the defaults of some structs out."""
-    return msgspec.structs.asdict(struct)
-
-
-def _response(raw: bytes | None) -> Any:
-    if raw is None:
-        return None
-    try:
-        return decode_json(raw)
-    except ValueError:
-        return raw.decode("utf-8", "replace")
 
 
 def _headers_of(text: str) -> dict[str, Secret]:

@@ -15,11 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from tianji import Callback, ConfigError, PluginSettings, Record, decode_json, encode_json
-
-SCHEMA = "tianji.call.v1"
+from tianji import Callback, ConfigError, PluginSettings, Record, document, encode_json
 
 
 class JSONL(Callback):
@@ -93,43 +89,3 @@ def write(path: Path, data: bytes) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def document(record: Record, *, content: bool = False) -> dict[str, Any]:
-    """A record as a line: the fields of `tianji.Record` by their names, and what can be worked out of them.
-
-    Times are seconds since the epoch, durations seconds, money dollars and integer nano-dollars; what is not known is
-    null, a price above all. `request` and `response` are there only with `content`: the body as the client sent it,
-    and the answer as an object, or as text where it was streamed.
-    """
-    said = msgspec.structs.asdict(record)
-    request, response = said.pop("request"), said.pop("response")
-    usage, cost = record.usage, record.cost
-    said |= {
-        "schema": SCHEMA,
-        "ended": record.started + record.duration,
-        "cache_hit": record.cache_hit,
-        "usage": None if usage is None else {**_all(usage), "total_tokens": usage.total_tokens},
-        "cost": None if cost is None else {**_all(cost), "usd": cost.usd},
-        "attempts": [
-            {**_all(attempt), "usage": None if attempt.usage is None else _all(attempt.usage)}
-            for attempt in record.attempts
-        ],
-    }
-    if content:
-        said |= {"request": request, "response": _response(response)}
-    return said
-
-
-def _all(struct: msgspec.Struct) -> dict[str, Any]:
-    """Every field, zeros too: msgspec leaves the defaults of some structs out."""
-    return msgspec.structs.asdict(struct)
-
-
-def _response(raw: bytes | None) -> Any:
-    if raw is None:
-        return None
-    try:
-        return decode_json(raw)
-    except ValueError:
-        return raw.decode("utf-8", "replace")

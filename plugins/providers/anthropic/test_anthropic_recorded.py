@@ -13,7 +13,7 @@ import pytest
 from tianji_provider_anthropic import Anthropic
 
 from tianji import Call, Deployment, Failure, dialects
-from tianji.dialects.openai import ChatStreamer
+from tianji.dialects.chat_stream import ChatStreamer
 from tianji.model import sse_encode
 from tianji.testing import make_call, make_deployment, read_stream, summarise
 

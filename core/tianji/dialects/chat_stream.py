@@ -1,0 +1,250 @@
+"""Chat streams: `ChatMonitor` for those that are forwarded as they came, `ChatStreamer` for those that were translated.
+
+https://platform.openai.com/docs/api-reference/chat-streaming
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tianji.dialects.usage import from_openai, to_openai
+from tianji.errors import Failure, ProtocolError, classify
+from tianji.model import DONE, Call, Usage, decode_json, encode_json, sse_encode
+
+
+def wants_usage(body: dict[str, Any]) -> bool:
+    """Whether the client asked for the closing usage chunk."""
+    options = body.get("stream_options")
+    return type(options) is dict and options.get("include_usage") is True
+
+
+def failure_of(error: Any, *, provider: str | None = None) -> Failure:
+    """The failure that an error object inside a stream or a 200 answer stands for."""
+    if type(error) is not dict:
+        return ProtocolError(f"The provider reported an error: {error}"[:1000], provider=provider, status=500)
+    inner = error.get("error")
+    if type(inner) is dict:
+        error = {**error, **inner}
+    status = next((n for n in (error.get("status_code"), error.get("code"), error.get("status")) if _is_status(n)), 500)
+    message = error.get("message") or error.get("detail") or error.get("error") or "The provider reported an error."
+    code = error.get("code")
+    code = str(code) if code is not None else None
+    failure = classify(400 if code == "content_filter" else int(status), str(message)[:4000], code=code)
+    failure.param = error.get("param") if type(error.get("param")) is str else None
+    failure.provider = provider
+    return failure
+
+
+def _is_status(value: object) -> bool:
+    if type(value) is str and value.isdigit():
+        value = int(value)
+    return type(value) is int and 400 <= value < 600
+
+
+# One search decides whether a read holds anything but plain deltas. Inside a JSON string every quote is escaped, so
+# none of these byte patterns can occur in what the model says.
+_NOTABLE = re.compile(rb'"usage"\s*:\s*\{|"finish_reason"\s*:\s*"|"error"\s*:\s*[^n\s]|\[DONE\]')
+_MODEL = re.compile(rb'"model"\s*:\s*"((?:[^"\\]|\\.)+)"')
+_NULL_USAGE = b',"usage":null'
+
+
+class ChatMonitor:
+    """Watches a chat stream that goes to the client as it came.
+
+    What it changes, on bytes: the model's name becomes the group that the client asked for, the usage chunk appears
+    exactly when it was asked for, and `[DONE]` closes the stream exactly once.
+    """
+
+    __slots__ = (
+        "_closing", "_failed", "_first", "_last", "_new", "_old", "_wants", "call", "delivered", "finished", "kind",
+        "model", "usage",
+    )  # fmt: skip
+
+    def __init__(self, call: Call, kind: str = "chat.completion.chunk") -> None:
+        self.call = call
+        self.kind = kind
+        self._failed: Failure | None = None
+        self.usage: Usage | None = None
+        self.model: str | None = None
+        self.delivered = 0
+        self.finished = False
+        self._wants = wants_usage(call.body)
+        self._first = True
+        self._last: dict[str, Any] | None = None
+        self._closing: dict[str, Any] | None = None  # the usage chunk waits for the end: some servers go on after it
+        self._old = b""
+        self._new = b""
+
+    def feed(self, raw: bytes) -> bytes:
+        if self._failed is not None:
+            raise self._failed
+        if self._first:
+            self._check_first(raw)
+        if self.model is None:
+            self._find_model(raw)
+        self.delivered += raw.count(b"data:")
+        if _NOTABLE.search(raw) is not None:
+            raw = self._inspect(raw)
+        if not self._wants and _NULL_USAGE in raw:
+            raw = raw.replace(_NULL_USAGE, b"")
+        if self._old:
+            raw = raw.replace(self._old, self._new)
+        return raw
+
+    def _check_first(self, raw: bytes) -> None:
+        """The first event must be JSON; a provider that sends something else is found out before anything is sent."""
+        for data in _payloads(raw):
+            self._first = False
+            if data != b"[DONE]":
+                _decode(data)
+            return
+
+    def _find_model(self, raw: bytes) -> None:
+        """The name to replace. Azure's first chunk has an empty one."""
+        match = _MODEL.search(raw)
+        if match is not None:
+            self.model = match[1].decode("utf-8", "replace")
+            if self.model != self.call.model:
+                self._old = match[0]
+                self._new = b'"model":' + encode_json(self.call.model)
+
+    def _inspect(self, raw: bytes) -> bytes:
+        out: list[bytes] = []
+        for frame in _frames(raw):
+            data = b"\n".join(_payloads(frame))
+            if not data:
+                out.append(frame)  # a comment: the provider's own heartbeat
+            elif data != b"[DONE]":  # ours follows, once, when the upstream has ended
+                try:
+                    kept = self._event(_decode(data), frame)
+                except Failure as failure:
+                    if not out:
+                        raise
+                    self._failed = failure  # what came before it is good, and goes out first
+                    break
+                if kept is not None:
+                    out.append(kept)
+        return b"".join(out)
+
+    def _event(self, event: dict[str, Any], frame: bytes) -> bytes | None:
+        """One decoded frame: the bytes to forward for it, or None to leave it out."""
+        if error := event.get("error"):  # OpenRouter's stand beside a last choice
+            raise failure_of(error if type(error) is dict else event)
+        self._last = event
+        choices = event.get("choices") or ()
+        for choice in choices:
+            reason = choice.get("finish_reason")
+            if reason == "error" or choice.get("error"):
+                raise failure_of(choice.get("error") or error or "the stream ended with finish_reason 'error'")
+            if reason:
+                self.finished = True
+        usage = event.get("usage")
+        if type(usage) is not dict:
+            return frame
+        self.usage = from_openai(usage) or self.usage
+        if event.get("model"):
+            event["model"] = self.call.model  # encoded anew, it no longer is what `feed` looks for
+        if choices:
+            return sse_encode([{key: value for key, value in event.items() if key != "usage"}])
+        self._closing = event
+        return None
+
+    def end(self) -> bytes:
+        if self._failed is not None:
+            raise self._failed
+        if not self.finished:
+            raise ProtocolError("The provider ended the stream before the answer was complete.")
+        if self._wants and self._closing is not None:
+            return sse_encode([self._closing]) + DONE
+        if self._wants and self.usage is not None:
+            last = self._last or {}
+            identity = {"id": last.get("id", ""), "created": last.get("created", 0), "model": self.call.model}
+            return sse_encode([usage_chunk(self.usage, kind=self.kind, **identity)]) + DONE
+        return DONE
+
+
+def usage_chunk(
+    usage: Usage, *, id: str, created: int, model: str, kind: str = "chat.completion.chunk"
+) -> dict[str, Any]:
+    """The closing usage chunk, with the identity of the stream's other chunks."""
+    return {
+        "id": id, "object": kind, "created": created, "model": model, "choices": [], "usage": to_openai(usage),
+    }  # fmt: skip
+
+
+def _frames(raw: bytes) -> list[bytes]:
+    if b"\r" in raw:
+        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return [part + b"\n\n" for part in raw.split(b"\n\n") if part.strip(b"\n")]
+
+
+def _payloads(frame: bytes) -> list[bytes]:
+    return [line[5:].strip() for line in frame.splitlines() if line.startswith(b"data:")]
+
+
+def _decode(data: bytes) -> dict[str, Any]:
+    try:
+        event = decode_json(data)
+    except ValueError:
+        raise ProtocolError("The provider sent a stream event that is not JSON.") from None
+    if type(event) is not dict:
+        raise ProtocolError("The provider sent a stream event that is not an object.")
+    return event
+
+
+class ChatStreamer:
+    """Puts translated chunks into the form that OpenAI's own streams have.
+
+    One id, one `created`, the client's model name; the role in the first delta; usage taken out of the chunks and
+    sent once at the end, iff it was asked for.
+    """
+
+    __slots__ = ("_stated", "created", "delivered", "finished", "id", "model", "roles", "wanted", "wants")
+
+    def __init__(self, call: Call, *, id: str, created: int) -> None:
+        self.id = id
+        self.created = created
+        self.wanted = call.model
+        self.wants = wants_usage(call.body)
+        self.model: str | None = None
+        self.finished = False
+        self.delivered = 0
+        self.roles: set[int] = set()
+        self._stated: Any = None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The latest usage that a chunk carried; read when it is asked for, as some providers send it with each."""
+        return from_openai(self._stated)
+
+    def push(self, chunk: dict[str, Any]) -> dict[str, Any] | None:
+        """Normalise one chunk in place; None when it carried nothing but usage."""
+        if chunk.get("id"):
+            self.id = chunk["id"] if not self.roles else self.id
+        if self.model is None:
+            self.model = chunk.get("model") or None
+        if "usage" in chunk:
+            self._stated = chunk.pop("usage") or self._stated
+        choices = chunk.get("choices")
+        if not choices:
+            return None
+        for choice in choices:
+            index = choice.get("index", 0)
+            if index not in self.roles:
+                self.roles.add(index)
+                choice["delta"] = {"role": "assistant", **choice.get("delta", {})}
+            if choice.get("finish_reason"):
+                self.finished = True
+        chunk["id"] = self.id
+        chunk["created"] = self.created
+        chunk["model"] = self.wanted
+        self.delivered += 1
+        return chunk
+
+    def closing(self) -> list[dict[str, Any]]:
+        """The usage chunk, where the client asked for one."""
+        usage = self.usage
+        if not self.wants or usage is None:
+            return []
+        return [usage_chunk(usage, id=self.id, created=self.created, model=self.wanted)]
