@@ -57,6 +57,7 @@ class Sealed(msgspec.Struct, frozen=True):
     assembly: Assembly
     models: tuple[str, ...]
     guardrail_names: frozenset[str]
+    exchange: Exchange
     broken: Mapping[str, str]
     """Callbacks that could not be loaded, and why. Everything else that cannot be loaded stops the start."""
     prices: PriceBook
@@ -78,7 +79,6 @@ class Gateway:
         self._assembling: Assembly | None = None
         self.reloads = 0
         self.sealed = self._assemble(config, None)
-        self._exchange = self._make_exchange(config)
 
     # -- what plugins may ask ------------------------------------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class Gateway:
         return self._http
 
     async def exchange(self, provider: Any, call: Call, deployment: Deployment) -> Reply:
-        return await self._exchange(provider, call, deployment)
+        return await self.sealed.exchange(provider, call, deployment)
 
     async def fetch(self, wire: Wire, *, timeout: float = 30.0) -> tuple[int, Mapping[str, str], bytes]:
         """One small HTTP request through the kernel's transport: status, headers, body (at most 1 MiB)."""
@@ -197,7 +197,6 @@ class Gateway:
         except BaseException:
             self._kept = before
             raise
-        self._exchange = self._make_exchange(config)
         self.sealed = new
         self.reloads += 1
         self.spawn(self._retire(old, new), name="retire the previous configuration")
@@ -238,7 +237,8 @@ class Gateway:
             self._guardrails(registry, config)
             whens = self._callbacks(registry, config, broken)
             registry.configure(assembly)
-            hooks = registry.seal(attempt=self._attempt)
+            exchange = _exchange(self.transport, config)
+            hooks = registry.seal(attempt=lambda provider: _attempt(provider, exchange))
             ledger: Ledger = self.need(Ledger)  # type: ignore[type-abstract]
         finally:
             self._assembling = None
@@ -259,7 +259,7 @@ class Gateway:
         self._kept = {_key(plugin): plugin for plugin in registry.plugins}
         guards = frozenset(plugin.instance for plugin in registry.plugins if isinstance(plugin, Guardrail))
         return Sealed(
-            config, hooks, pipeline, router, health, registry, assembly, tuple(models), guards, broken, prices
+            config, hooks, pipeline, router, health, registry, assembly, tuple(models), guards, exchange, broken, prices
         )  # fmt: skip
 
     def _router(
@@ -352,16 +352,6 @@ class Gateway:
         outlets = [Outlet(step, when=whens.get(step.label, "all")) for step in hooks.log]
         return Log(outlets, content=wants and not config.tianji_settings.turn_off_message_logging)
 
-    def _attempt(self, provider: Provider) -> HookFn:
-        """An HTTP provider's attempt is the exchange itself: its sealed `call` does nothing but ask for it."""
-        if not isinstance(provider, HTTPProvider):
-            return partial(local_attempt, provider)
-
-        async def attempt(call: Call, deployment: Deployment) -> Reply:
-            return await self._exchange(provider, call, deployment)
-
-        return attempt
-
     def _master(self, config: Config) -> MasterKey:
         key = config.general_settings.master_key
         if not key:
@@ -372,12 +362,6 @@ class Gateway:
             )
         return MasterKey(key, config.general_settings.tianji_key_header_name)
 
-    def _make_exchange(self, config: Config) -> Exchange:
-        router = config.router
-        total = router.timeout or config.tianji_settings.request_timeout or 600.0
-        timeouts = Timeouts(first=router.stream_timeout or total, total=total)
-        return Exchange(self.transport, timeouts, copy_headers=config.spelling == "litellm")
-
 
 _MODES = ("pre_call", "post_call", "during_call", "logging_only")
 _OWN: dict[type[Any], Callable[[], Any]] = {Ledger: MemoryLedger, KV: MemoryKV, Counters: MemoryCounters}
@@ -385,3 +369,18 @@ _OWN: dict[type[Any], Callable[[], Any]] = {Ledger: MemoryLedger, KV: MemoryKV, 
 
 def _key(plugin: Plugin) -> tuple[str, str]:
     return plugin.family, plugin.instance
+
+
+def _exchange(transport: Transport, config: Config) -> Exchange:
+    """The maker of HTTP attempts for one configuration."""
+    router = config.router
+    total = router.timeout or config.tianji_settings.request_timeout or 600.0
+    timeouts = Timeouts(first=router.stream_timeout or total, total=total)
+    return Exchange(transport, timeouts, copy_headers=config.spelling == "litellm")
+
+
+def _attempt(provider: Provider, exchange: Exchange) -> HookFn:
+    """The shortest way to an attempt. An HTTP provider's sealed `call` does nothing but ask for the exchange."""
+    if isinstance(provider, HTTPProvider):
+        return partial(exchange, provider)
+    return partial(local_attempt, provider)

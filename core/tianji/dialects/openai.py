@@ -15,6 +15,18 @@ from tianji.model import Call, Op, Usage
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
+_TYPED: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "tools": (list, "an array of tools"),
+    "temperature": ((int, float), "a number"),
+    "top_p": ((int, float), "a number"),
+    "max_tokens": (int, "an integer"),
+    "max_completion_tokens": (int, "an integer"),
+    "stream_options": (dict, "an object"),
+    "response_format": (dict, "an object"),
+    "n": (int, "an integer"),
+}
+"""Fields whose type is checked here, because the gateway reads them or every provider would refuse them."""
+
 
 class OpenAIChat(Dialect):
     name = "openai-chat"
@@ -37,11 +49,8 @@ class OpenAIChat(Dialect):
             if type(content) is not str and content is not None:
                 _check_parts(content, f"messages[{index}].content")
         if len(body) > 2:
-            optional(body, "tools", list, "an array of tools")
-            optional(body, "temperature", (int, float), "a number")
-            optional(body, "max_tokens", int, "an integer")
-            optional(body, "stream_options", dict, "an object")
-            optional(body, "n", int, "an integer")
+            for field in body.keys() & _TYPED.keys():
+                optional(body, field, *_TYPED[field])
 
     def usage(self, body: dict[str, Any]) -> Usage | None:
         return from_openai(body.get("usage"))

@@ -84,16 +84,12 @@ class HTTPProvider(Provider):
     def __init__(self, settings: Any, *, instance: str, gateway: Any) -> None:
         super().__init__(settings, instance=instance, gateway=gateway)
         self._headers: dict[str, Headers] = {}
+        self.authorizes = type(self).authorize is not HTTPProvider.authorize
+        """Whether `authorize` does anything; the kernel skips it otherwise."""
 
     @final
     async def call(self, call: Call, deployment: Deployment) -> Reply:
         return await self.gateway.exchange(self, call, deployment)
-
-    @final
-    @property
-    def authorizes(self) -> bool:
-        """Whether `authorize` does anything; the kernel skips it otherwise."""
-        return type(self).authorize is not HTTPProvider.authorize
 
     def rewrites(self, call: Call) -> bool:
         """Whether an answer in a native dialect still has to be decoded, rather than forwarded as it came."""

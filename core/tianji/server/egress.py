@@ -88,11 +88,7 @@ class Client:
                 price = "x-tianji-price: unknown\r\n"
             else:
                 spend += cost.nano
-                price = (
-                    f"x-tianji-response-cost: {cost.nano / 1e9:.9f}\r\n"
-                    f"x-tianji-response-cost-input: {cost.input_nano / 1e9:.9f}\r\n"
-                    f"x-tianji-response-cost-output: {cost.output_nano / 1e9:.9f}\r\n"
-                )
+                price = f"x-tianji-response-cost: {cost.nano / 1e9:.9f}\r\n"
         elif reply is not None and reply.source == "cache":
             price = "x-tianji-response-cost: 0\r\n"
         made = len(call.attempts) - call.fallbacks - (1 if charge is None or charge.settled else 0)
