@@ -15,7 +15,7 @@ empty   :=
 space   := $(empty) $(empty)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint types audit generate bench new lock clean
+.PHONY: help setup serve test lint audit generate bench new lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -25,18 +25,17 @@ setup: $(READY)  ## Make .venv with everything in it (other targets do so by the
 serve: $(READY)  ## Serve on 127.0.0.1:4000 (CONFIG=file PORT=4001 WORKERS=2)
 	@exec $(BIN)/tianji serve --host $(HOST) --port $(PORT) --workers $(WORKERS) $(if $(CONFIG),--config "$(CONFIG)")
 
-test: $(READY)  ## Run all tests, or those of a path (T=plugins/providers/groq)
+test: $(READY)  ## Run all tests (JOBS=0: in one process), or those of a path (T=plugins/providers/groq)
 	$(BIN)/pytest $(if $(T),$(T),-n $(JOBS)) $(ARGS)
 
-lint: $(READY) types  ## Check formatting, style, types, layers, and run the audit
+# Plugins are top-level modules, so each one's folder is a place where mypy looks for modules.
+lint: $(READY)  ## Check style, formatting, types and layers, and run the audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@echo "mypy --strict: the kernel, the tools, the benchmark and $(words $(PLUGINS)) plugins"
+	@MYPYPATH=$(subst $(space),:,$(PLUGINS)) $(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m tools.audit
-
-# Plugins are top-level modules, so each one's folder is a place where mypy looks for modules.
-types: $(READY)
-	MYPYPATH=$(subst $(space),:,$(PLUGINS)) $(BIN)/mypy $(SOURCES)
 
 audit: $(READY)  ## Hold every plugin to the rules of docs/rules (PLUGIN=path for one, also outside the repository)
 	$(BIN)/python -m tools.audit validate $(if $(PLUGIN),--plugin "$(PLUGIN)")

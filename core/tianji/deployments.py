@@ -41,6 +41,7 @@ class Builder:
             provider, model = (provider, rest) if slash else ("openai", model)
             if provider not in self.classes:
                 self.classes[provider] = self.catalogue.load("providers", provider)
+            deployment = self._of_provider(deployment, self.classes[provider])
         info = {**self.prices.info(provider, model), **deployment.info}
         price = deployment.price or self.prices.find(provider, model, _text(info.get("base_model")))
         return msgspec.structs.replace(
@@ -51,6 +52,18 @@ class Builder:
             ceiling=_ceiling(price),
             max_input_tokens=_whole(info.get("max_input_tokens")),
             max_output_tokens=_whole(info.get("max_output_tokens")),
+        )
+
+    def _of_provider(self, deployment: Deployment, cls: type[Provider]) -> Deployment:
+        """A deployment whose provider is known only now: what depends on the provider's class."""
+        known = {field.name for field in msgspec.structs.fields(cls.Settings)}
+        own = {key: value for key, value in deployment.defaults.items() if key in known}
+        return msgspec.structs.replace(
+            deployment,
+            settings=convert_settings(cls.Settings, own, path=f"model_list: {deployment.group}"),
+            defaults={key: value for key, value in deployment.defaults.items() if key not in known},
+            api_key=deployment.api_key or self._key(cls),
+            api_base=deployment.api_base or self._from_env(getattr(cls, "api_base_env", ())),
         )
 
     def _deployment(self, spec: DeploymentSpec) -> Deployment:

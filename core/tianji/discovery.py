@@ -181,8 +181,20 @@ class Catalogue:
                     f"Mend it with: pip install --force-reinstall {one.dist}"
                 ) from error
             check(cls, one)
+            self._check_name(cls, one)
             one._loaded = cls
         return one._loaded
+
+    def _check_name(self, cls: type[Plugin], one: Found) -> None:
+        """A class under no entry point of its own name would be taken for an alias of itself, and left out."""
+        same = (one.family, one.dist, one.value)
+        everything = (*self._known.values(), *self.disabled)
+        names = sorted(other.name for other in everything if (other.family, other.dist, other.value) == same)
+        if cls.name not in names:
+            raise PluginError(
+                f"{one.dist} {one.version} ({one.value}): its `name` is {cls.name!r}, which is not one of its entry "
+                f"points' names ({', '.join(names)})"
+            )
 
     def _missing(self, family: str, name: str) -> str:
         single = SINGULAR[family]

@@ -382,13 +382,9 @@ _CONTEXT = (
     "input token count",
 )  # fmt: skip
 _POLICY = (
-    "content_filter",
-    "content policy",
-    "content_policy",
-    "content management policy",
-    "responsibleaipolicy",
+    "content_filter", "content policy", "content_policy", "content management policy", "responsibleaipolicy",
     "safety system",
-)
+)  # fmt: skip
 
 
 def classify(status: int, message: str, *, code: str | None = None, type: str | None = None) -> UpstreamFailure:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from itertools import count
-from os import getpid, urandom
+from os import register_at_fork, urandom
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -183,15 +183,19 @@ class Event(msgspec.Struct, frozen=True):
 
 
 _prefix = urandom(8).hex()
-_prefix_pid = getpid()
 _serial = count(1)
+
+
+def _fresh_prefix() -> None:
+    global _prefix  # noqa: PLW0603 - a forked worker must not repeat its parent's ids
+    _prefix = urandom(8).hex()
+
+
+register_at_fork(after_in_child=_fresh_prefix)
 
 
 def new_id() -> str:
     """A process-unique id: 64 random bits per process and a counter. Ten times cheaper than a UUID, as unique."""
-    global _prefix, _prefix_pid
-    if getpid() != _prefix_pid:
-        _prefix, _prefix_pid = urandom(8).hex(), getpid()
     return f"{_prefix}{next(_serial):012x}"
 
 

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 import msgspec
 
-from tianji.errors import Forbidden, UnknownModel
+from tianji.errors import Forbidden, PluginError, UnknownModel
 from tianji.model import Deployment, Principal
 
 
@@ -101,7 +101,10 @@ class Router:
             if match is None:
                 continue
             group = wildcard.group
-            members = tuple(self._concrete(one, match.groups(), name) for one in group.deployments)
+            try:
+                members = tuple(self._concrete(one, match.groups(), name) for one in group.deployments)
+            except PluginError:
+                continue  # `model: "*"`, and the client named a provider that is not installed
             if len(self._filled) >= 10_000:
                 self._filled.clear()  # names come from clients; a full reset is cheaper than bookkeeping, and rare
             filled = self._filled[name] = Group(group.name, members, group.strategy)

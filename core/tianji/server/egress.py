@@ -105,6 +105,8 @@ class Client:
             f"x-tianji-response-duration-ms: {duration:.3f}\r\n"
             f"x-tianji-overhead-duration-ms: {overhead if overhead > 0 else 0.0:.3f}\r\n"
         )
+        if self.dialect.named:
+            block += f"request-id: {call.id}\r\n"  # where Anthropic's SDKs look for it
         if call.dropped or call.state or call.headers:
             block += _rare(call)
         if self.both:

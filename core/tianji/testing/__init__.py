@@ -39,6 +39,7 @@ _EXPORTS = {
     "make_attempt": "tianji.testing.builders",
     "make_call": "tianji.testing.builders",
     "make_deployment": "tianji.testing.builders",
+    "make_plugin": "tianji.testing.builders",
     "make_principal": "tianji.testing.builders",
     "make_record": "tianji.testing.builders",
     # checks
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from tianji.testing.builders import make_attempt as make_attempt
     from tianji.testing.builders import make_call as make_call
     from tianji.testing.builders import make_deployment as make_deployment
+    from tianji.testing.builders import make_plugin as make_plugin
     from tianji.testing.builders import make_principal as make_principal
     from tianji.testing.builders import make_record as make_record
     from tianji.testing.clock import FakeClock as FakeClock

@@ -1,4 +1,5 @@
-"""Builders: the model's types with every field filled in plausibly, so that a test names only what it is about.
+"""Builders: the model's types with every field filled in plausibly, so that a test names only what it is about; and
+plugins as the kernel makes them from a configuration.
 
 Ids are fixed rather than fresh: the same arguments give an equal result, which golden files and purity checks need.
 """
@@ -6,15 +7,35 @@ Ids are fixed rather than fresh: the same arguments give an equal result, which 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from tianji import dialects
+from tianji import dialects, pricing
 from tianji.model import Attempt, Call, Cost, Deployment, Ingress, Op, Principal, Record, Secret, Usage
+from tianji.plugin import Plugin, convert_settings
+from tianji.testing.fakes import FakeGateway
+
+P = TypeVar("P", bound=Plugin)
 
 TEST_KEY = "sk-test-key"
 """The upstream key of every built deployment; golden files name it in their headers."""
 
 HELLO: dict[str, Any] = {"model": "test-model", "messages": [{"role": "user", "content": "Hello"}]}
+
+
+def make_plugin(
+    cls: type[P], settings: Mapping[str, Any] | None = None, *, instance: str | None = None, gateway: Any = None
+) -> P:
+    """A plugin as the kernel makes it for an entry of the configuration.
+
+    `settings` are an operator's (`None`: nothing was written), `instance` the entry's name (default: the plugin's own),
+    and the gateway a fresh `FakeGateway` unless one is given.
+
+    Raises:
+        ConfigError: The settings do not fit the plugin's `Settings`, or its constructor refuses them.
+    """
+    name = instance or cls.name
+    values = convert_settings(cls.Settings, settings or {}, path=name)
+    return cls(values, instance=name, gateway=FakeGateway() if gateway is None else gateway)
 
 
 def make_principal(**fields: Any) -> Principal:
@@ -60,8 +81,13 @@ def _op_of(dialect: str) -> Op:
 
 
 def make_deployment(**fields: Any) -> Deployment:
-    """A deployment with the key `TEST_KEY`. A plain string given as `api_key` becomes a Secret."""
+    """A deployment with the key `TEST_KEY`. A plain string given as `api_key` becomes a Secret.
+
+    A mapping given as `price` is read like the price fields of `tianji_params`: `{"input_cost_per_token": 1e-6}`.
+    """
     key = fields.pop("api_key", TEST_KEY)
+    if isinstance(price := fields.get("price"), Mapping):
+        fields["price"] = pricing.custom(price)
     return Deployment(
         **{
             "id": "deployment-1",

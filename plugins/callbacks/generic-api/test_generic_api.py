@@ -1,21 +1,18 @@
 """The conformance suite, the schema, and real sockets."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from tianji_callback_generic_api import GenericAPI
 
 from tianji import ConfigError, Cost, Usage, decode_json, document, encode_json
-from tianji.plugin import convert_settings
-from tianji.testing import CallbackSuite, FakeGateway, Upstream, make_attempt, make_record
+from tianji.testing import CallbackSuite, FakeGateway, Upstream, make_attempt, make_plugin, make_record
 
 URL = "https://logs.example.invalid/in"
 
 
 def make(gateway: Any, **settings: Any) -> GenericAPI:
-    values: Mapping[str, Any] = {"url": URL, **settings}
-    return GenericAPI(convert_settings(GenericAPI.Settings, values, path="test"), instance="hook", gateway=gateway)
+    return make_plugin(GenericAPI, {"url": URL, **settings}, instance="hook", gateway=gateway)
 
 
 class TestGenericAPI(CallbackSuite):

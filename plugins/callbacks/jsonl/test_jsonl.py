@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import pytest
 from tianji_callback_jsonl import JSONL
 
 from tianji import ConfigError, decode_json
-from tianji.plugin import convert_settings
-from tianji.testing import CallbackSuite, FakeGateway, make_record
+from tianji.testing import CallbackSuite, make_plugin, make_record
 
 
 def make(path: Path | str, **settings: Any) -> JSONL:
-    values: Mapping[str, Any] = {"path": str(path), **settings}
-    return JSONL(convert_settings(JSONL.Settings, values, path="test"), instance="file", gateway=FakeGateway())
+    return make_plugin(JSONL, {"path": str(path), **settings}, instance="file")
 
 
 def ids(path: Path) -> list[str]:

@@ -1,27 +1,26 @@
 """The conformance suite, and what arrives at a collector."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from tianji_callback_otel import OpenTelemetry
+from tianji_callback_otel import Otel
 
 from tianji import ConfigError, Cost, Record, Usage
-from tianji.plugin import convert_settings
 from tianji.testing import (
     CallbackSuite,
-    FakeGateway,
     Upstream,
     assert_imports_light,
     captured_logs,
     make_attempt,
+    make_plugin,
     make_record,
 )
 
 
-class TestOpenTelemetry(CallbackSuite):
-    plugin = OpenTelemetry
+class TestOtel(CallbackSuite):
+    plugin = Otel
 
     @pytest.fixture(autouse=True)
     async def _collector(self) -> AsyncIterator[None]:
@@ -34,10 +33,8 @@ class TestOpenTelemetry(CallbackSuite):
             yield
 
 
-def make(**settings: Any) -> OpenTelemetry:
-    values: Mapping[str, Any] = settings
-    converted = convert_settings(OpenTelemetry.Settings, values, path="test")
-    return OpenTelemetry(converted, instance="otel", gateway=FakeGateway())
+def make(**settings: Any) -> Otel:
+    return make_plugin(Otel, settings)
 
 
 class Span:

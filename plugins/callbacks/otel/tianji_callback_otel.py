@@ -35,7 +35,7 @@ PROVIDERS = {
 NANO = 1_000_000_000
 
 
-class OpenTelemetry(Callback):
+class Otel(Callback):
     name = "otel"
 
     class Settings(PluginSettings, frozen=True):

@@ -14,7 +14,6 @@ from litestar.datastructures import State
 from tianji_callback_prometheus import Prometheus
 
 from tianji import ConfigError, Cost, Failure, Unauthorized, Usage
-from tianji.plugin import convert_settings
 from tianji.testing import (
     CallbackSuite,
     FakeAssembly,
@@ -22,6 +21,7 @@ from tianji.testing import (
     Upstream,
     assert_imports_light,
     make_attempt,
+    make_plugin,
     make_principal,
     make_record,
 )
@@ -29,9 +29,7 @@ from tianji.testing.gateway import gateway
 
 
 def make(**settings: Any) -> Prometheus:
-    values: Mapping[str, Any] = settings
-    converted = convert_settings(Prometheus.Settings, values, path="test")
-    return Prometheus(converted, instance="prometheus", gateway=FakeGateway())
+    return make_plugin(Prometheus, settings)
 
 
 def values(callback: Prometheus) -> dict[str, float]:

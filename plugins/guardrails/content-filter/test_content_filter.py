@@ -17,9 +17,8 @@ from tianji_guardrail_content_filter import (
     ways_of,
 )
 
-from tianji import ConfigError, Content
-from tianji.plugin import Verdict, convert_settings
-from tianji.testing import FakeGateway, GuardrailSuite, make_call
+from tianji import ConfigError, Content, Verdict
+from tianji.testing import GuardrailSuite, make_call, make_plugin
 
 FILE = {
     "categories": {"violence": "high", "sexual": 0},
@@ -44,8 +43,7 @@ class TestContentFilter(GuardrailSuite):
 
 
 def make(settings: Mapping[str, Any]) -> ContentFilter:
-    converted = convert_settings(ContentFilter.Settings, settings, path="test")
-    return ContentFilter(converted, instance="filter", gateway=FakeGateway())
+    return make_plugin(ContentFilter, settings, instance="filter")
 
 
 async def judge(settings: Mapping[str, Any], *texts: str) -> Verdict:

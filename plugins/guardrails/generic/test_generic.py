@@ -1,23 +1,19 @@
 """The conformance suite in both formats, the two wire formats, and real sockets."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from tianji_guardrail_generic import Generic, NoVerdict, Unreachable
 
 from tianji import Blocked, ConfigError, Content, Failure, Secret, Timeout, Unavailable
-from tianji.errors import GuardrailUnavailable
-from tianji.plugin import convert_settings
-from tianji.testing import Answer, FakeGateway, GuardrailSuite, Upstream, make_call, make_principal
-from tianji.transport import Transport
+from tianji.testing import Answer, FakeGateway, GuardrailSuite, Upstream, make_call, make_plugin, make_principal
+from tianji.testing.gateway import gateway as running_gateway
 
 BASE = "https://guard.example.invalid"
 
 
 def make(gateway: Any, **settings: Any) -> Generic:
-    values: Mapping[str, Any] = {"api_base": BASE, **settings}
-    return Generic(convert_settings(Generic.Settings, values, path="test"), instance="guard", gateway=gateway)
+    return make_plugin(Generic, {"api_base": BASE, **settings}, instance="guard", gateway=gateway)
 
 
 def litellm_service(sent: Any) -> Answer:
@@ -175,50 +171,34 @@ async def test_other_faults_are_not_unreachable(status: int) -> None:
         await guard.check(Content("prompt", ("x",)), make_call())
 
 
-class Wired(FakeGateway):
-    """A fake gateway whose `fetch` goes over the kernel's own transport, as the real one's does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.transport = Transport()
-
-    async def fetch(self, wire: Any, *, timeout: float = 30.0) -> tuple[int, Mapping[str, str], bytes]:
-        from tianji.transport import Clocks
-
-        response = await self.transport.send(wire, clocks=Clocks(timeout, timeout, timeout))
-        return response.status, response.headers, await response.read(1024 * 1024, timeout)
-
-
-async def test_over_real_sockets() -> None:
-    async with Upstream() as up:
+async def test_over_the_kernels_own_transport() -> None:
+    async with Upstream() as up, running_gateway({}) as gw:
         up.reply(json={"action": "NONE"}, times=1)
         up.reply(json={"action": "BLOCKED", "blocked_reason": "no"}, times=1)
         up.reply(status=500, json={"action": "NONE"})
-        gateway = Wired()
-        guard = make(gateway, api_base=up.url, api_key=Secret("sent"))
+        guard = make(gw.gateway, api_base=up.url, api_key=Secret("sent"))
         guard.default_on = True
         call = make_call()
         assert await guard.pre_call(call) is None
         with pytest.raises(Blocked, match="no"):
             await guard.pre_call(call)
-        with pytest.raises(GuardrailUnavailable):
+        with pytest.raises(Failure) as caught:
             await guard.pre_call(call)
+        assert caught.value.code == "guardrail_unavailable"
         guard.fail_open = True
         assert await guard.pre_call(call) is None
         assert [request.headers["x-api-key"] for request in up.requests] == ["sent"] * 4
         assert up.requests[0].path == "/beta/litellm_basic_guardrail_api"
-        await gateway.transport.aclose()
 
 
 async def test_a_service_that_is_down_obeys_the_failure_policy() -> None:
     async with Upstream() as up:
         url = up.url
-    gateway = Wired()
-    guard = make(gateway, api_base=url)
-    guard.default_on = True
-    with pytest.raises(Failure) as caught:
-        await guard.pre_call(make_call())
-    assert isinstance(caught.value, GuardrailUnavailable), "not the transport's own failure"
-    guard.fail_open = True
-    assert await guard.pre_call(make_call()) is None
-    await gateway.transport.aclose()
+    async with running_gateway({}) as gw:
+        guard = make(gw.gateway, api_base=url)
+        guard.default_on = True
+        with pytest.raises(Failure) as caught:
+            await guard.pre_call(make_call())
+        assert caught.value.code == "guardrail_unavailable", "not the transport's own failure"
+        guard.fail_open = True
+        assert await guard.pre_call(make_call()) is None

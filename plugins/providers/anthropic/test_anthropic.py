@@ -8,7 +8,6 @@ import pytest
 from tianji_provider_anthropic import Anthropic
 
 from tianji import BadRequest, Call, Secret, Wire, decode_json, encode_json
-from tianji.model import sse_encode
 from tianji.testing import ProviderSuite, make_call, make_deployment, read_stream, summarise
 
 
@@ -268,7 +267,8 @@ def test_a_message_that_is_whole_from_the_start() -> None:
         "content": [{"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": 1}}],
         "usage": {"input_tokens": 3, "output_tokens": 2},
     }  # fmt: skip
-    data = sse_encode([{"type": "message_start", "message": message}, {"type": "message_stop"}], named=True)
+    events = ({"type": "message_start", "message": message}, {"type": "message_stop"})
+    data = b"".join(b"event: %b\ndata: %b\n\n" % (str(one["type"]).encode(), encode_json(one)) for one in events)
     found = summarise(read_stream(provider(), make_call(), data))
     assert found["tool_calls"] == [{"id": "toolu_1", "name": "f", "arguments": {"a": 1}}]
     assert found["finish_reason"] == "tool_calls"

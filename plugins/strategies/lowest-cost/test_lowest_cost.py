@@ -1,23 +1,21 @@
 """The conformance suite, and the order of prices."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from tianji_strategy_lowest_cost import LowestCost
 
-from tianji.pricing import Price, custom
 from tianji.testing import StrategySuite, make_call, make_deployment
 
 
-def price(given: float | None, made: float | None = None) -> Price | None:
-    fields: dict[str, Any] = {"input_cost_per_token": given, "output_cost_per_token": made}
-    known = {name: value for name, value in fields.items() if value is not None}
-    return custom(known) if known else None
+def price(given: float, made: float | None = None) -> dict[str, float | None]:
+    return {"input_cost_per_token": given, "output_cost_per_token": made}
 
 
 class TestLowestCost(StrategySuite):
     plugin = LowestCost
 
-    async def order(self, prices: dict[str, Price | None]) -> list[str]:
+    async def order(self, prices: Mapping[str, Any]) -> list[str]:
         deployments = [make_deployment(id=name, price=one) for name, one in prices.items()]
         return [one.id for one in await self.make_plugin().rank(make_call(), deployments)]
 
