@@ -12,7 +12,7 @@ from difflib import get_close_matches
 
 import msgspec
 
-from tianji.errors import Forbidden, PluginError, UnknownModel
+from tianji.errors import ConfigError, Forbidden, PluginError, UnknownModel
 from tianji.model import Deployment, Principal
 
 
@@ -103,8 +103,8 @@ class Router:
             group = wildcard.group
             try:
                 members = tuple(self._concrete(one, match.groups(), name) for one in group.deployments)
-            except PluginError:
-                continue  # `model: "*"`, and the client named a provider that is not installed
+            except (ConfigError, PluginError):
+                continue  # `model: "*"`, and the client named a provider that is not there, or not set up
             if len(self._filled) >= 10_000:
                 self._filled.clear()  # names come from clients; a full reset is cheaper than bookkeeping, and rare
             filled = self._filled[name] = Group(group.name, members, group.strategy)

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from tools.audit.model import ROOT
 from tools.docs import api, bases, cli, errors, headers, hooks, settings
-from tools.docs.source import ROOT
 
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/hooks.md": hooks.page,

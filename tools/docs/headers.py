@@ -6,7 +6,8 @@ import re
 
 from tianji.identity import _HEADERS as CREDENTIALS
 from tianji.server.ingress import _OWN_HEADERS, _REFUSED, OWN_FIELDS
-from tools.docs.source import HEAD, ROOT, joined, strings, table, tick
+from tools.audit.model import ROOT
+from tools.docs.source import HEAD, joined, strings, table, tick
 
 REQUEST = {
     "x-tianji-call-id": "An id of the client's own for the call (at most 128 of `A-Za-z0-9._:-`); comes back, and is "
@@ -50,8 +51,6 @@ RESPONSE = {
     "x-tianji-model-api-base": "Its address, where one is configured.",
     "x-tianji-response-cost": "Dollars, of a whole answer whose price is known; a stream's cost is known at its end, "
     "and is in the record. `0` from the cache.",
-    "x-tianji-response-cost-input": "The part of it for tokens in.",
-    "x-tianji-response-cost-output": "The part of it for tokens out.",
     "x-tianji-price": "`unknown`: the answer has a cost that nobody knows. It is not 0.",
     "x-tianji-key-spend": "Dollars that the caller's key has spent since this process started, this answer included "
     "where its cost is known.",

@@ -67,6 +67,8 @@ KEYS: dict[str, dict[str, str]] = {
         "set_verbose": "Log at level DEBUG.",
         "cache": "Switch the response cache on (with a cache extension installed).",
         "cache_params": "Its `type` and settings.",
+        "ssl_verify": "For connections to providers: `false` accepts any certificate, a path names a bundle of "
+        "authorities.",
     },
     "router_settings": {
         "routing_strategy": "Name of the strategy that ranks a group's deployments. `simple-shuffle` without its "

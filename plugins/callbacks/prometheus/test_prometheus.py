@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,6 @@ from tianji import ConfigError, Cost, Failure, Unauthorized, Usage
 from tianji.testing import (
     CallbackSuite,
     FakeAssembly,
-    FakeGateway,
     Upstream,
     assert_imports_light,
     make_attempt,

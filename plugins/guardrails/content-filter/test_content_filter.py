@@ -5,17 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tianji_guardrail_content_filter import (
-    CATEGORIES,
-    PREBUILT,
-    WAYS,
-    ContentFilter,
-    luhn,
-    needed,
-    parse,
-    phrased,
-    ways_of,
-)
+from tianji_guardrail_content_filter import ContentFilter
+from tianji_guardrail_content_filter.lists import CATEGORIES, PREBUILT, luhn
+from tianji_guardrail_content_filter.search import WAYS, needed, parse, phrased, ways_of
 
 from tianji import ConfigError, Content, Verdict
 from tianji.testing import GuardrailSuite, make_call, make_plugin

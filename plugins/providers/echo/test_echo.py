@@ -10,7 +10,7 @@ import tianji_provider_echo as module
 from tianji_provider_echo import Echo, Instance, embedding
 
 from tianji import BadRequest, Failure, Op, ProtocolError, Reply, Usage, decode_json, encode_json
-from tianji.testing import FakeGateway, ProviderSuite, make_call, make_deployment, summarise
+from tianji.testing import FakeGateway, ProviderSuite, gateway, make_call, make_deployment, summarise
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("get_time", "get-weather")]
 
@@ -72,25 +72,26 @@ class TestAnswers:
         reply = await ask(settings=Echo.Settings(mock_response=mock), tools=TOOLS, tool_choice="required")
         assert reply.body["choices"][0]["message"] == {"role": "assistant", "content": text}
 
-    async def test_legacy_completions(self) -> None:
-        call = make_call({"model": "group", "prompt": "once upon"}, dialect="openai-completions")
-        body = (await send(call)).body
-        assert body["object"] == "text_completion"
-        assert body["choices"][0]["text"] == "once upon"
-
-    async def test_legacy_completions_streamed(self) -> None:
-        call = make_call({"model": "group", "prompt": "once upon", "stream": True}, dialect="openai-completions")
-        found = await events(await send(call))
-        assert "".join(event["choices"][0]["text"] for event in found) == "once upon"
-
-    async def test_anthropic_messages_streamed(self) -> None:
-        body = {"model": "group", "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "Hi you"}]}
-        reply = await send(make_call(body, op="chat", dialect="anthropic-messages"))
-        assert reply.stream is not None
-        raw = b"".join([chunk.raw async for chunk in reply.stream])
-        assert raw.startswith(b"event: message_start\n")
-        assert b"[DONE]" not in raw
-        assert b"event: message_stop\n" in raw
+    async def test_other_dialects(self) -> None:
+        """The kernel translates for a provider that speaks chat alone, also where it does its own I/O."""
+        config = {"model_list": [{"model_name": "group", "tianji_params": {"model": "echo/echo"}}]}
+        async with gateway(config) as gw:
+            for stream in (False, True):
+                body = {"model": "group", "prompt": "once upon", "stream": stream}
+                said = (await gw.client.post("/v1/completions", json=body)).text
+                assert '"object":"text_completion"' in said
+                assert ('"text":"once upon"' in said) is not stream
+                assert said.endswith("data: [DONE]\n\n") is stream
+            ask = {
+                "model": "group",
+                "max_tokens": 9,
+                "stream": True,
+                "messages": [{"role": "user", "content": "Hi you"}],
+            }
+            raw = (await gw.client.post("/v1/messages", json=ask)).text
+            assert raw.startswith("event: message_start\n")
+            assert "[DONE]" not in raw
+            assert "event: message_stop\n" in raw
 
 
 class TestStreams:
@@ -308,18 +309,18 @@ class TestWaiting:
         await ask()
         assert slept == [2, module.SLOW, 3]
 
-    @pytest.mark.parametrize("fields", [{"timeout": 0.01}, {"timeout": 60, "stream_timeout": 0.01, "stream": True}])
-    async def test_it_is_under_the_deployments_clock(self, fields: dict[str, Any]) -> None:
-        with pytest.raises(Failure) as caught:
-            await ask(settings=Echo.Settings(delay=3600), **fields)
-        assert caught.value.status == 408
-
-    async def test_it_is_under_the_calls_clock(self) -> None:
-        call = make_call()
-        call.deadline = call.started
-        with pytest.raises(Failure) as caught:
-            await send(call, model="slow")
-        assert caught.value.status == 408
+    async def test_it_is_under_the_deployments_and_the_calls_clock(self) -> None:
+        params = {"model": "echo/echo", "delay": 3600, "num_retries": 0}
+        config = {
+            "model_list": [
+                {"model_name": "slow", "tianji_params": params},
+                {"model_name": "short", "tianji_params": {**params, "timeout": 60, "stream_timeout": 0.05}},
+            ]
+        }
+        async with gateway(config) as gw:
+            for reply in (await gw.chat("slow", timeout=0.05), await gw.chat("short", stream=True)):
+                assert reply.status_code == 408
+                assert reply.json()["error"]["code"] == "timeout"
 
 
 class TestEmbeddings:

@@ -80,7 +80,8 @@ class Echo(Provider):
 
     async def call(self, call: Call, deployment: Deployment) -> Reply:
         settings: Echo.Settings = deployment.settings
-        await asyncio.sleep(settings.delay or (SLOW if deployment.model == "slow" else 0))
+        if delay := settings.delay or (SLOW if deployment.model == "slow" else 0):
+            await asyncio.sleep(delay)
         failure = _failure(deployment.model, settings.mock_response)
         if failure is not None:
             failure.provider = self.name
