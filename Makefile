@@ -42,6 +42,7 @@ audit: $(READY)  ## Hold every plugin to the rules of docs/rules (PLUGIN=path fo
 
 generate: $(READY)  ## Rewrite what is generated: plugin tables, rule pages, the metapackage
 	$(BIN)/python -m tools.audit generate
+	$(BIN)/python -m tools.docs
 
 bench: $(READY)  ## Measure the gateway (ARGS=--help)
 	$(BIN)/python -m bench $(ARGS)

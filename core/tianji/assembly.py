@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tianji.config.schema import Config
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     import ssl
 
 T = TypeVar("T")
+
+opening: ContextVar[Assembly | None] = ContextVar("opening", default=None)
+"""The configuration whose `startup` hooks run in this task, before it is the one in use."""
 
 
 class Assembly:

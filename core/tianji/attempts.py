@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import monotonic, time
 
 import msgspec
@@ -31,7 +31,7 @@ from tianji.errors import (
     UnknownModel,
 )
 from tianji.health import Health
-from tianji.model import Attempt, Call, Cost, Deployment, Entry, Reply, Usage
+from tianji.model import Attempt, Call, Cost, Deployment, Entry, Reply, Undo, Usage
 from tianji.registry import Hooks
 from tianji.router import Group, Router
 from tianji.services import Ledger
@@ -47,12 +47,13 @@ DEFAULT_OUTPUT = 4096
 class RetryBudget:
     """How many retries all calls together may still make: 20 % of first attempts, a little at once, slowly more.
 
-    Only retries that go to a deployment in doubt are counted; going on to a healthy one hurts nobody.
+    `rate` is a little less than that share, so that what is there at once and what comes with time fit into it. Only
+    retries that go to a deployment in doubt are counted; going on to a healthy one hurts nobody.
     """
 
     __slots__ = ("_at", "cap", "denied", "rate", "tokens")
 
-    def __init__(self, *, rate: float = 0.19, cap: float = 20.0) -> None:
+    def __init__(self, *, rate: float = 0.18, cap: float = 20.0) -> None:
         self.rate = rate
         self.cap = cap
         self.tokens = cap
@@ -114,7 +115,7 @@ class Attempts:
             raise first
         targets = iter(self._targets(call, first))
         failure: Failure = first
-        while call.fallbacks < self.settings.max_fallbacks and call.deadline > monotonic():
+        while call.fallbacks < self.settings.max_fallbacks and not late(call):
             offered = await self._offered(call, failure, tried, targets)
             if not offered:
                 break
@@ -170,12 +171,23 @@ class Attempts:
             return iter([name for name in asked if type(name) is str])
         settings = self.settings
         if isinstance(failure, ContextWindow) and settings.context_window_fallbacks:
-            named = settings.context_window_fallbacks.get(call.model)
+            named = self._named(settings.context_window_fallbacks, call.model)
         elif isinstance(failure, ContentPolicy) and settings.content_policy_fallbacks:
-            named = settings.content_policy_fallbacks.get(call.model)
+            named = self._named(settings.content_policy_fallbacks, call.model)
         else:
-            named = settings.fallbacks.get(call.model) or settings.fallbacks.get("*") or settings.default_fallbacks
+            named = self._named(settings.fallbacks, call.model) or settings.fallbacks.get("*")
+            named = named or settings.default_fallbacks
         return iter(named or ())
+
+    def _named(self, table: Mapping[str, Sequence[str]], model: str) -> Sequence[str] | None:
+        """A table's line for a model: under the name that was asked for, else under its group's (alias, wildcard)."""
+        named = table.get(model)
+        if named is None and table:
+            try:
+                named = table.get(self.router.find(model).name)
+            except UnknownModel:
+                return None
+        return named
 
     async def _offered(
         self, call: Call, failure: Failure, tried: Sequence[Deployment], targets: Iterator[str]
@@ -202,8 +214,9 @@ class Attempts:
         """Up to `num_retries` + 1 attempts over the ranked deployments."""
         limit = self._retries(call, ranked[0]) + 1
         made = 0
+        deployment = ranked[0]
+        not_before: dict[str, float] = {}
         while True:
-            deployment = ranked[made % len(ranked)]
             made += 1
             try:
                 return await self._attempt(call, deployment)
@@ -212,14 +225,18 @@ class Attempts:
                 self.health.failed(deployment, failure, len(ranked))
                 if not failure.retryable or made >= limit:
                     raise
+                now = monotonic()
+                if failure.retry_after is not None:
+                    not_before[deployment.id] = now + failure.retry_after
                 fresh = made < len(ranked) and not self.health.cooling(ranked[made])
                 if isinstance(failure, BadCredentials) and not fresh:
                     raise
                 if not fresh and not self.budget.spend():
                     raise
-                wait = 0.0 if fresh else self._wait(failure, made)
-                left = call.deadline - monotonic()
-                if wait > MAX_WAIT or wait >= left * 0.95:
+                at = made % len(ranked)
+                deployment = min((*ranked[at:], *ranked[:at]), key=lambda one: not_before.get(one.id, 0.0))
+                wait = 0.0 if fresh else self._wait(not_before.get(deployment.id, now) - now, made)
+                if wait > MAX_WAIT or late(call, wait):
                     raise
                 if wait:
                     call.upstream_seconds += wait  # asked for by the provider's state, not added by the gateway
@@ -234,10 +251,10 @@ class Attempts:
             return int(policy["num_retries"])
         return self.settings.num_retries if deployment.num_retries is None else deployment.num_retries
 
-    def _wait(self, failure: Failure, made: int) -> float:
-        """Seconds before the same deployment is asked again: what it asked for, else exponential with full jitter."""
-        if failure.retry_after is not None:
-            return failure.retry_after + random.uniform(0.0, 0.25)
+    def _wait(self, asked: float, made: int) -> float:
+        """Seconds before a deployment is asked again: what it asked for, else exponential with full jitter."""
+        if asked > 0.0:
+            return asked + random.uniform(0.0, 0.25)
         return max(self.settings.retry_after, random.uniform(0.0, min(8.0, 0.5 * 2.0 ** (made - 1))))
 
     async def _attempt(self, call: Call, deployment: Deployment) -> Reply:
@@ -246,8 +263,7 @@ class Attempts:
         if call.deadline <= monotonic():
             raise Timeout("The call's deadline passed before the provider could be asked.", code="total_timeout")
         charge = Charge(deployment, number, f"{call.id}:{number}")
-        if deployment.max_parallel_requests is not None:
-            self._take_slot(call, deployment)
+        slot = None if deployment.max_parallel_requests is None else self._take_slot(call, deployment)
         await self.ledger.reserve(
             Entry(
                 f"{charge.entry_id}:reserve", "reserve", call.id, number, call.principal.key_id, deployment.id,
@@ -259,6 +275,8 @@ class Attempts:
         try:
             reply: Reply = await self.hooks.providers[deployment.provider](call, deployment)
         except Failure as failure:
+            if slot is not None:
+                await slot()
             charge.settled = True
             call.charge = None
             spent = monotonic() - charge.started
@@ -273,7 +291,8 @@ class Attempts:
         self.health.succeeded(deployment)
         return reply
 
-    def _take_slot(self, call: Call, deployment: Deployment) -> None:
+    def _take_slot(self, call: Call, deployment: Deployment) -> Undo:
+        """Count the attempt as one in flight, until what is returned is called or the call ends."""
         state = self.health.state(deployment)
         if state.in_flight >= (deployment.max_parallel_requests or 0):
             full = Overloaded(
@@ -282,11 +301,21 @@ class Attempts:
             full.type = "rate_limit_error"
             raise full
         state.in_flight += 1
+        held = True
 
         async def give_back() -> None:
-            state.in_flight -= 1
+            nonlocal held
+            if held:
+                held = False
+                state.in_flight -= 1
 
         call.defer(give_back)
+        return give_back
+
+
+def late(call: Call, wait: float = 0.0) -> bool:
+    """Whether so little of the call's time would be left after `wait` seconds that no further attempt can end in it."""
+    return call.deadline - monotonic() - wait <= 0.05 * (call.deadline - call.started)
 
 
 def reservation(call: Call, deployment: Deployment) -> int | None:

@@ -7,11 +7,13 @@ stream of which the first event has already been seen, so that an error in it is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from time import monotonic, time
 from typing import Any
 
 from tianji import dialects
+from tianji.config.schema import Config
 from tianji.dialects.chat_stream import failure_of
 from tianji.dialects.peek import peek
 from tianji.errors import Failure, ProtocolError, Timeout, Unprocessable
@@ -20,6 +22,8 @@ from tianji.plugin import Provider
 from tianji.providers.http import HTTPProvider
 from tianji.streams import Forwarded, Translated, unreadable
 from tianji.transport import Clocks, Response, Transport
+
+Attempt = Callable[[Call, Deployment], Awaitable[Reply]]
 
 MAX_REPLY = 64 * 1024 * 1024
 _PASSED_ON = ("x-ratelimit", "openai-", "anthropic-ratelimit")
@@ -50,6 +54,18 @@ class Exchange:
         self.timeouts = timeouts
         self.copy_headers = copy_headers
         """Repeat every upstream header as `llm_provider-<name>`, as LiteLLM does."""
+
+    @staticmethod
+    def of(config: Config, transport: Transport) -> Exchange:
+        """The exchange of one configuration."""
+        router = config.router
+        total = router.timeout or config.tianji_settings.request_timeout or 600.0
+        timeouts = Timeouts(first=router.stream_timeout or total, total=total)
+        return Exchange(transport, timeouts, copy_headers=config.spelling == "litellm")
+
+    def attempt_of(self, provider: Provider) -> Attempt:
+        """The shortest way to an attempt. An HTTP provider's sealed `call` does nothing but ask for the exchange."""
+        return partial(self, provider) if isinstance(provider, HTTPProvider) else partial(local_attempt, provider)
 
     async def __call__(self, provider: HTTPProvider, call: Call, deployment: Deployment) -> Reply:
         """One attempt. Raises an `UpstreamFailure`, or `BadRequest` for what the provider cannot be asked."""
@@ -83,7 +99,7 @@ class Exchange:
         left = call.deadline - monotonic()
         own = deployment.timeout
         if call.stream:
-            first = deployment.stream_timeout or own or timeouts.first
+            first = call.options.get("stream_timeout") or deployment.stream_timeout or own or timeouts.first
             return Clocks(timeouts.connect, first if first < left else left, 86400.0)
         total = own or timeouts.total
         if left < total:

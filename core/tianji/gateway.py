@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from tianji.assembly import Assembly, ssl_context
+from tianji.assembly import Assembly, opening, ssl_context
 from tianji.attempts import Attempts, RetryBudget
-from tianji.config.schema import Config
+from tianji.config.schema import Config, GuardrailSpec
 from tianji.deployments import Builder, listed
 from tianji.discovery import Catalogue
 from tianji.errors import ConfigError, PluginError, TianjiError
-from tianji.exchange import Exchange, Timeouts, local_attempt
+from tianji.exchange import Exchange
 from tianji.health import Health
 from tianji.identity import MasterKey
 from tianji.ledger import MemoryLedger
@@ -28,10 +28,9 @@ from tianji.log import Log, Outlet
 from tianji.memory import MemoryCounters, MemoryKV
 from tianji.model import Call, Deployment, Reply, Wire
 from tianji.pipeline import Pipeline
-from tianji.plugin import Callback, Guardrail, Plugin, Provider, convert_settings
+from tianji.plugin import Callback, Guardrail, Plugin, convert_settings
 from tianji.pricing import PriceBook
-from tianji.providers import HTTPProvider
-from tianji.registry import HookFn, Hooks, Registry
+from tianji.registry import Hooks, Registry
 from tianji.router import Router
 from tianji.services import KV, OFFERED_BY, Counters, Ledger
 
@@ -74,6 +73,7 @@ class Gateway:
         self._defaults: dict[type[Any], Any] = {}
         self._kept: dict[tuple[str, str], Plugin] = {}
         self._jobs: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._http: httpx.AsyncClient | None = None
         self._budget = RetryBudget()
         self._assembling: Assembly | None = None
@@ -84,7 +84,8 @@ class Gateway:
 
     @property
     def config(self) -> Config:
-        return self._assembling.config if self._assembling is not None else self.sealed.config
+        assembly = self._assembling or opening.get()
+        return assembly.config if assembly is not None else self.sealed.config
 
     @property
     def pipeline(self) -> Pipeline:
@@ -95,7 +96,7 @@ class Gateway:
 
         Raises `PluginError` naming the distributions that offer it.
         """
-        assembly = self._assembling or self.sealed.assembly
+        assembly = self._assembling or opening.get() or self.sealed.assembly
         if service in assembly.services:
             found: T = assembly.services[service]
             return found
@@ -134,7 +135,7 @@ class Gateway:
         finally:
             response.close()
 
-    def spawn(self, job: Awaitable[None], *, name: str) -> None:
+    def spawn(self, job: Awaitable[None], *, name: str) -> asyncio.Task[None]:
         """Run a background job until it ends or the gateway stops."""
 
         async def run() -> None:
@@ -145,9 +146,12 @@ class Gateway:
             except Exception:
                 logger.exception("background job %s failed", name)
 
-        task = asyncio.get_running_loop().create_task(run(), name=name)
+        context = copy_context()
+        context.run(opening.set, None)  # a job outlives the reload that it was started in
+        task = asyncio.get_running_loop().create_task(run(), name=name, context=context)
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
+        return task
 
     def every(self, seconds: float, fn: Callable[[], Awaitable[None]], *, name: str) -> None:
         """Run `fn` every so often until the gateway stops. A failure is logged and does not end the loop."""
@@ -171,6 +175,8 @@ class Gateway:
 
     async def stop(self, grace: float = 10.0) -> None:
         """Flush the log, close plugins in reverse order, end background jobs, close connections."""
+        if self._retiring:
+            await asyncio.wait(set(self._retiring), timeout=grace)
         await self.pipeline.stop(grace)
         for step in self.sealed.hooks.shutdown:
             await self._shut(step.label, step.fn)
@@ -190,16 +196,37 @@ class Gateway:
         before = dict(self._kept)
         try:
             new = self._assemble(config, old)
-            fresh = {f"{p.family}:{p.instance}" for p in new.registry.plugins if before.get(_key(p)) is not p}
-            for step in new.hooks.startup:
-                if step.label in fresh:
-                    await step.fn(self)
+            await self._open(
+                new, {f"{p.family}:{p.instance}" for p in new.registry.plugins if before.get(_key(p)) is not p}
+            )
         except BaseException:
             self._kept = before
             raise
         self.sealed = new
         self.reloads += 1
-        self.spawn(self._retire(old, new), name="retire the previous configuration")
+        task = self.spawn(self._retire(old, new), name="retire the previous configuration")
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    async def _open(self, new: Sealed, fresh: set[str]) -> None:
+        """`startup` of the plugins that are new, which see the configuration that they are part of.
+
+        Where one fails, those before it are closed again.
+        """
+        opened: set[str] = set()
+        token = opening.set(new.assembly)
+        try:
+            for step in new.hooks.startup:
+                if step.label in fresh:
+                    await step.fn(self)
+                    opened.add(step.label)
+        except BaseException:
+            for step in new.hooks.shutdown:
+                if step.label in opened:
+                    await self._shut(step.label, step.fn)
+            raise
+        finally:
+            opening.reset(token)
 
     async def _retire(self, old: Sealed, new: Sealed) -> None:
         """Wait for the old pipeline's calls, then close what only it used."""
@@ -234,11 +261,11 @@ class Gateway:
             for name, cls in builder.classes.items():
                 registry.add(self._instance(cls, None, name))
             self._strategies(registry, config)
-            self._guardrails(registry, config)
+            self._guardrails(registry, config, old)
             whens = self._callbacks(registry, config, broken)
             registry.configure(assembly)
-            exchange = _exchange(self.transport, config)
-            hooks = registry.seal(attempt=lambda provider: _attempt(provider, exchange))
+            exchange = Exchange.of(config, self.transport)
+            hooks = registry.seal(attempt=exchange.attempt_of)
             ledger: Ledger = self.need(Ledger)  # type: ignore[type-abstract]
         finally:
             self._assembling = None
@@ -313,10 +340,14 @@ class Gateway:
         settings = convert_settings(cls.Settings, values, path="router_settings.routing_strategy_args")
         registry.add(self._instance(cls, settings, name))
 
-    def _guardrails(self, registry: Registry, config: Config) -> None:
+    def _guardrails(self, registry: Registry, config: Config, old: Sealed | None) -> None:
+        before = {spec.guardrail_name: _selection(spec) for spec in (old.config.guardrails if old is not None else ())}
         for spec in config.guardrails:
             cls = self.catalogue.load("guardrails", spec.plugin, path=spec.where or spec.path)
             settings = convert_settings(cls.Settings, spec.params, path=spec.where or spec.path)
+            if before.get(spec.guardrail_name, _selection(spec)) != _selection(spec):
+                # Another instance: the one in use belongs to the calls that run, and this reload may yet fail.
+                self._kept.pop(("guardrails", spec.guardrail_name), None)
             guard: Guardrail = self._instance(cls, settings, spec.guardrail_name)
             unknown = [mode for mode in spec.modes if mode not in _MODES]
             if unknown:
@@ -371,16 +402,6 @@ def _key(plugin: Plugin) -> tuple[str, str]:
     return plugin.family, plugin.instance
 
 
-def _exchange(transport: Transport, config: Config) -> Exchange:
-    """The maker of HTTP attempts for one configuration."""
-    router = config.router
-    total = router.timeout or config.tianji_settings.request_timeout or 600.0
-    timeouts = Timeouts(first=router.stream_timeout or total, total=total)
-    return Exchange(transport, timeouts, copy_headers=config.spelling == "litellm")
-
-
-def _attempt(provider: Provider, exchange: Exchange) -> HookFn:
-    """The shortest way to an attempt. An HTTP provider's sealed `call` does nothing but ask for the exchange."""
-    if isinstance(provider, HTTPProvider):
-        return partial(exchange, provider)
-    return partial(local_attempt, provider)
+def _selection(spec: GuardrailSpec) -> tuple[Any, ...]:
+    """What of an entry is set on the guardrail rather than in its settings."""
+    return spec.modes, spec.default_on, spec.failure_policy

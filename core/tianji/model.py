@@ -20,7 +20,7 @@ from tianji.records import UNKNOWN_COST, Attempt, Cost, Entry, Record, Usage, fa
 from tianji.reply import DONE, Chunk, Closable, Meter, Reply, decode_json, encode_json, sse_encode, sse_payloads
 
 if TYPE_CHECKING:
-    from tianji.pricing import Price
+    from tianji.pricefile import Price
 
 Undo = Callable[[], Awaitable[None]]
 

@@ -24,8 +24,8 @@ from typing import Any
 import msgspec
 
 from tianji.errors import ConfigError
-from tianji.model import UNKNOWN_COST, Cost, Usage
 from tianji.pricefile import KINDS, PRICE_KINDS, Price, Tier, build, check
+from tianji.records import UNKNOWN_COST, Cost, Usage
 
 __all__ = ["Price", "PriceBook", "Tier", "bound", "cost", "custom"]
 

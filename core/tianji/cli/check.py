@@ -32,16 +32,18 @@ from tianji.cli.common import (
     load_config,
     make_catalogue,
     print_json,
+    read_by_plugins,
     say,
     show,
     split_mend,
+    unread,
     usual_file,
 )
 from tianji.config import Config, Finding, lint
 from tianji.config.lint import BUILT_IN
 from tianji.discovery import Catalogue, Found, scan
 from tianji.errors import ConfigError, TianjiError
-from tianji.plugin import FAMILIES, SINGULAR, Extension
+from tianji.plugin import FAMILIES, SINGULAR
 
 if TYPE_CHECKING:
     from tianji.gateway import Gateway
@@ -172,10 +174,8 @@ def examine(path: str | None, files: Sequence[str] = ()) -> Examination:
         absent = {(family, name) for family, name in in_use(config, found) if name not in names[family]} - _BUILT_IN
         more, seen.gateway = _assembled(_without(config, absent), catalogue)
         seen.findings += more
-        read = _read_by_plugins(config, catalogue, seen.gateway)
-    warnings = tuple(
-        one for one in config.warnings if one.code not in _UNKNOWN or one.path.rpartition(" ")[2] not in read
-    )
+        read = read_by_plugins(config, catalogue, seen.gateway)
+    warnings = unread(config, read)
     seen.findings += lint(msgspec.structs.replace(config, warnings=warnings), installed=names)
     file = config.source
     seen.findings = sorted(
@@ -186,10 +186,6 @@ def examine(path: str | None, files: Sequence[str] = ()) -> Examination:
 
 _BUILT_IN = {(family, name) for family, single in SINGULAR.items() for name in BUILT_IN.get(single, ())}
 """What `lint` does not miss: assembling tells whether it is there."""
-
-
-_UNKNOWN = ("unknown-key", "passed-through")
-"""Codes of the warnings about keys that the kernel does not know, and that a plugin may."""
 
 
 def finding_of(error: TianjiError, path: str = "") -> Finding:
@@ -267,22 +263,3 @@ def _left_out(config: Config, gateway: Gateway) -> Iterator[Finding]:
             where = spec.where or spec.path
             message, mend = split_mend(reason.removeprefix(f"{where}: "))
             yield Finding("warning", where, f"left out, and the rest goes on: {message}", mend)
-
-
-def _read_by_plugins(config: Config, catalogue: Catalogue, gateway: Gateway | None) -> set[str]:
-    """Keys that the linter does not know and that an installed plugin reads: its section, its provider's settings."""
-    read: set[str] = set()
-    if gateway is not None:
-        read |= set(gateway.sealed.assembly.sections)
-        for plugin in gateway.sealed.registry.plugins:
-            if isinstance(plugin, Extension):
-                read.add(plugin.section or plugin.instance.replace("-", "_"))
-    for spec in config.deployments:
-        try:
-            schema = catalogue.load("providers", spec.provider).Settings
-        except TianjiError:
-            continue  # it is a finding already
-        for field in msgspec.structs.fields(schema):
-            # A path is spelled as the file spells it.
-            read |= {f"{spec.path}.{section}.{field.name}" for section in ("tianji_params", "litellm_params")}
-    return read

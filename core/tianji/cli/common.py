@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tianji.config import Config, ProviderHint, load, zero
+import msgspec
+
+from tianji.config import Config, ConfigWarning, ProviderHint, load, zero
 from tianji.discovery import Catalogue, Found, scan
 from tianji.errors import ConfigError, PluginError, TianjiError
+from tianji.plugin import Extension
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -279,3 +282,31 @@ def say(text: str = "") -> None:
 def counted(number: int, word: str) -> str:
     """`1 error`, `2 errors`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+_UNKNOWN = ("unknown-key", "passed-through")
+"""Codes of the warnings about keys that the kernel does not know, and that a plugin may."""
+
+
+def unread(config: Config, read: set[str]) -> tuple[ConfigWarning, ...]:
+    """The configuration's warnings, without those about keys that a plugin reads."""
+    return tuple(one for one in config.warnings if one.code not in _UNKNOWN or one.path.rpartition(" ")[2] not in read)
+
+
+def read_by_plugins(config: Config, catalogue: Catalogue, gateway: Gateway | None) -> set[str]:
+    """Keys that the linter does not know and that an installed plugin reads: its section, its provider's settings."""
+    read: set[str] = set()
+    if gateway is not None:
+        read |= set(gateway.sealed.assembly.sections)
+        for plugin in gateway.sealed.registry.plugins:
+            if isinstance(plugin, Extension):
+                read.add(plugin.section or plugin.instance.replace("-", "_"))
+    for spec in config.deployments:
+        try:
+            schema = catalogue.load("providers", spec.provider).Settings
+        except TianjiError:
+            continue  # it is a finding already
+        for field in msgspec.structs.fields(schema):
+            # A path is spelled as the file spells it.
+            read |= {f"{spec.path}.{section}.{field.name}" for section in ("tianji_params", "litellm_params")}
+    return read

@@ -22,9 +22,11 @@ from tianji.cli.common import (
     load_config,
     make_catalogue,
     print_json,
+    read_by_plugins,
     say,
+    unread,
 )
-from tianji.config import Config
+from tianji.config import Config, unenforced
 from tianji.errors import ConfigError
 
 
@@ -64,8 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
     host = arguments.host or general.host
     port = arguments.port if arguments.port is not None else from_environment("PORT", general.port)
     workers = arguments.workers or from_environment("NUM_WORKERS", 1)
-    for warning in config.warnings:
-        logging.getLogger("tianji.config").warning("%s: %s", warning.path, warning.message)
+    warn = logging.getLogger("tianji.config").warning
+    for warning in unread(config, read_by_plugins(config, catalogue, gateway)):
+        warn("%s: %s", warning.path, warning.message)
+    for finding in unenforced(config):
+        warn("%s: %s", finding.path, finding.message)
     # What was made so far lives as long as the process: keep the collector from walking it at every full collection,
     # and (with workers) from touching pages that are shared with the parent.
     gc.collect()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from tianji.config.convert import parse_seconds
 from tianji.config.known_keys import PROVIDER_SETTINGS, REQUEST_PARAMS
-from tianji.config.lint import Finding, lint
+from tianji.config.lint import Finding, lint, unenforced
 from tianji.config.load import from_dict, load, loads
 from tianji.config.schema import (
     AccessControl,
@@ -56,5 +56,6 @@ __all__ = [
     "load",
     "loads",
     "parse_seconds",
+    "unenforced",
     "zero",
 ]

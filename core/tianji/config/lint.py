@@ -85,9 +85,51 @@ def _without_effect(config: Config) -> Iterator[Finding]:
         for key in getattr(config, name).extra:
             if key in SECTIONS[name].accepted:
                 yield Finding("info", _at(config, f"{name}.{key}"), "accepted, and has no effect yet")
+    yield from unenforced(config)
+    for name, keys in _QUIET.items():
+        for key in _set(config, name, keys):
+            yield Finding("info", _at(config, f"{name}.{key}"), "accepted, and has no effect yet")
     for deployment in config.deployments:
         for key in deployment.extra:
             yield Finding("info", f"{deployment.where}.tianji_params.{key}", "accepted, and has no effect yet")
+
+
+_GUARDS = {
+    "tianji_settings": ("max_budget", "budget_duration"),
+    "router_settings": ("provider_budget_config", "enable_tag_filtering"),
+    "general_settings": (
+        "custom_auth",
+        "max_parallel_requests",
+        "global_max_parallel_requests",
+        "max_response_size_mb",
+    ),
+}
+"""Typed keys that limit or protect and that nothing enforces yet. Whoever sets one must be told, also at a start."""
+_QUIET = {
+    "tianji_settings": ("modify_params", "json_logs"),
+    "router_settings": ("retry_policy", "allowed_fails_policy", "enable_pre_call_checks", "default_priority"),
+    "general_settings": (
+        "background_health_checks", "forward_client_headers_to_llm_api", "pass_through_endpoints",
+        "store_prompts_in_spend_logs",
+    ),
+}  # fmt: skip
+"""Typed keys that nothing acts on yet and whose silence harms nobody."""
+
+
+def unenforced(config: Config) -> Iterator[Finding]:
+    """Limits and guards that the configuration asks for and that this version does not enforce."""
+    for name, keys in _GUARDS.items():
+        for key in _set(config, name, keys):
+            yield Finding(
+                "warning", _at(config, f"{name}.{key}"), f"{key} is not enforced by this version", "Do not rely on it"
+            )
+
+
+def _set(config: Config, section: str, keys: tuple[str, ...]) -> Iterator[str]:
+    """The keys that were given another value than the default."""
+    struct = getattr(config, section)
+    plain = type(struct)()
+    return (key for key in keys if getattr(struct, key) != getattr(plain, key))
 
 
 def _plugins(config: Config, installed: Mapping[str, set[str]]) -> Iterator[Finding]:

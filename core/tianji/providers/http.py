@@ -83,7 +83,7 @@ class HTTPProvider(Provider):
 
     def __init__(self, settings: Any, *, instance: str, gateway: Any) -> None:
         super().__init__(settings, instance=instance, gateway=gateway)
-        self._headers: dict[str, Headers] = {}
+        self._headers: dict[str, tuple[Any, Any, Any, Headers]] = {}
         self.authorizes = type(self).authorize is not HTTPProvider.authorize
         """Whether `authorize` does anything; the kernel skips it otherwise."""
 
@@ -101,14 +101,17 @@ class HTTPProvider(Provider):
 
     def request_headers(self, deployment: Deployment) -> Headers:
         """Content type, credentials and fixed headers of a deployment; built once, shared, never to be changed."""
-        ready = self._headers.get(deployment.id)
-        if ready is None:
-            ready = Headers({"content-type": "application/json", **self.headers})
-            if deployment.api_key:
-                ready.update(self.credential(deployment.api_key.reveal()))
-            ready.update(self.own_headers(deployment))
-            ready.update(deployment.extra_headers)
-            self._headers[deployment.id] = ready
+        key, settings, extra = deployment.api_key, deployment.settings, deployment.extra_headers
+        known = self._headers.get(deployment.id)
+        if known is not None and known[0] is key and known[1] is settings and known[2] is extra:
+            return known[3]
+        # The first call, or the first after a reload that left the id as it was and changed the key.
+        ready = Headers({"content-type": "application/json", **self.headers})
+        if key:
+            ready.update(self.credential(key.reveal()))
+        ready.update(self.own_headers(deployment))
+        ready.update(extra)
+        self._headers[deployment.id] = (key, settings, extra, ready)
         return ready
 
     def own_headers(self, deployment: Deployment) -> dict[str, str]:

@@ -163,6 +163,7 @@ def _own_fields(body: dict[str, Any], options: dict[str, Any], guardrails: Any) 
 def _check_options(options: dict[str, Any], guardrails: Any) -> None:
     for field, kinds, what in (
         ("timeout", (int, float), "a number of seconds"),
+        ("stream_timeout", (int, float), "a number of seconds"),
         ("num_retries", (int,), "an integer"),
         ("fallbacks", (list,), "an array of model names"),
         ("tags", (list,), "an array of strings"),
@@ -176,6 +177,9 @@ def _check_options(options: dict[str, Any], guardrails: Any) -> None:
                 param=field,
                 code="invalid_type",
             )
+    for field in ("timeout", "stream_timeout"):
+        if (seconds := options.get(field)) is not None and seconds <= 0:
+            raise BadRequest(f"'{field}' must be more than 0 seconds.", param=field, code="invalid_value")
     if "request_timeout" in options:
         options.setdefault("timeout", options["request_timeout"])
     wanted = options.get("guardrails")
@@ -212,5 +216,7 @@ def _header_option(name: str, text: str, options: dict[str, Any]) -> None:
         return
     try:
         options[field] = int(text) if name == "num-retries" else float(text)
+        if not 0 <= options[field] < float("inf"):
+            raise ValueError
     except ValueError:
         raise BadRequest(f"The header x-tianji-{name} must be a number.", param=f"x-tianji-{name}") from None
