@@ -17,7 +17,7 @@ from tianji.discovery import Catalogue
 from tianji.errors import Failure
 from tianji.gateway import Gateway
 from tianji.ledger import MemoryLedger
-from tianji.model import Call, Chunk, Deployment, Op, Reply, Usage
+from tianji.model import Call, Chunk, Deployment, Op, Reply, Usage, new_id
 from tianji.plugin import Plugin, PluginSettings, Provider
 from tianji.testing import make_call, make_principal
 from tianji.testing.gateway import add
@@ -197,7 +197,7 @@ def asking(model: str = "group", **given: Any) -> Call:
     builder = {key: given.pop(key) for key in ("options", "headers", "principal", "dialect") if key in given}
     builder.setdefault("principal", make_principal())
     call = make_call({"model": model, "messages": [{"role": "user", "content": "Hello"}], **given}, **builder)
-    call.id = call.call_id = f"call-{id(call)}"
+    call.id = call.call_id = new_id()
     return call
 
 

@@ -74,8 +74,9 @@ class TestRetries:
     @pytest.mark.parametrize(
         ("router", "own", "group", "asked", "attempts"),
         [
-            ({}, None, None, None, 3), ({"num_retries": 0}, None, None, None, 1), ({"num_retries": 4}, 1, None, None, 2),
-            ({}, 1, 3, None, 4), ({}, 1, 3, 0, 1), ({}, None, None, 5, 6), ({}, None, None, 1000, 11),
+            ({}, None, None, None, 3), ({"num_retries": 0}, None, None, None, 1),
+            ({"num_retries": 4}, 1, None, None, 2), ({}, 1, 3, None, 4),
+            ({}, 1, 3, 0, 1), ({}, None, None, 5, 6), ({}, None, None, 1000, 11),
             ({}, None, None, -1, 3), ({}, None, None, True, 3),
         ],
     )  # fmt: skip

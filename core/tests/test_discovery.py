@@ -100,7 +100,8 @@ class TestScan:
         site.dist("odd", {"callbacks.sink": "Sink"})
         (info,) = site.folder.glob("*.dist-info")
         (info / "entry_points.txt").write_text(
-            "[tianji.callbacks]\n# a comment = a:b\n\nno colon = a.b\n  spaced-name  =  some.module : Inner.Cls [extra]\n"
+            "[tianji.callbacks]\n# a comment = a:b\n\nno colon = a.b\n"
+            "  spaced-name  =  some.module : Inner.Cls [extra]\n"
         )
         (one,) = scan([str(site.folder)])
         assert (one.name, one.value) == ("spaced-name", "some.module:Inner.Cls")
@@ -145,7 +146,8 @@ class TestFilters:
 
     def test_what_is_switched_off_says_so(self, site: Site) -> None:
         site.dist("tianji-callback-sink", {"callbacks.sink": "Sink"})
-        with pytest.raises(PluginError, match=r"callback \"sink\" \(tianji-callback-sink\) is installed but switched off"):
+        says = r"callback \"sink\" \(tianji-callback-sink\) is installed but switched off"
+        with pytest.raises(PluginError, match=says):
             site.catalogue(disable=["callbacks.sink"]).load("callbacks", "sink")
 
     @pytest.mark.parametrize(
@@ -204,7 +206,10 @@ class TestLoad:
             assert part in str(caught.value)
 
 
-HEAD = "from tianji import *\nfrom tianji import Callback, Extension, Guardrail, PluginSettings, Provider, Strategy, hookimpl\n"
+HEAD = (
+    "from tianji import *\n"
+    "from tianji import Callback, Extension, Guardrail, PluginSettings, Provider, Strategy, hookimpl\n"
+)
 BROKEN: dict[str, tuple[str, str, str]] = {
     "wrong base": ("callbacks", "class P: name = 'p'", "a callback must subclass tianji.Callback"),
     "base of another family": ("callbacks", "class P(Strategy): name = 'p'", "must subclass tianji.Callback"),

@@ -48,7 +48,8 @@ def failures(cls: type[Failure] = Failure) -> Iterator[type[Failure]]:
 
 def test_the_tree_that_is_drawn_is_the_tree_that_is_there() -> None:
     tree = drawn()
-    assert {kind.__name__ for kind in failures()} == tree.keys() - {"TianjiError", "ConfigError", "PluginError", "Failure"}
+    others = {"TianjiError", "ConfigError", "PluginError", "Failure"}
+    assert {kind.__name__ for kind in failures()} == tree.keys() - others
     for kind in failures():
         assert tree[kind.__name__] in (0, kind.status), kind
 
@@ -110,7 +111,7 @@ def test_a_status_is_kept_and_finds_its_class(status: int, message: str) -> None
         (413, "prompt is too long: 300000 tokens > 200000 maximum", None, ContextWindow, 400),
         (422, "x", "context_length_exceeded", ContextWindow, 400),
         (400, "The input token count (9) exceeds the maximum number of tokens allowed", None, ContextWindow, 400),
-        (400, "The response was filtered due to the prompt triggering content management policy", None, ContentPolicy, 400),
+        (400, "The prompt was filtered, as it triggered the content management policy", None, ContentPolicy, 400),
         (400, "x", "content_filter", ContentPolicy, 400),
         (400, "API key not valid. Please pass a valid API key.", None, BadCredentials, 401),
         (400, "temperature must be a number", "invalid_type", Rejected, 400),

@@ -75,9 +75,15 @@ CASES: dict[str, tuple[dict[str, Any], type[Failure], list[str]]] = {
     "at most so many": ({"fallbacks": [{"a": ["b", "c", "d"]}], "max_fallbacks": 1}, Unavailable, ["a", "b"]),
     "none at all": ({"fallbacks": [{"a": ["b"]}], "max_fallbacks": 0}, Unavailable, ["a"]),
     "no chains": ({"fallbacks": [{"a": ["b"], "b": ["c"]}]}, Unavailable, ["a", "b"]),
-    "typed: too long": ({"context_window_fallbacks": [{"a": ["e"]}], "default_fallbacks": ["d"]}, ContextWindow, ["a", "e"]),
-    "typed: policy": ({"content_policy_fallbacks": [{"a": ["e"]}], "default_fallbacks": ["d"]}, ContentPolicy, ["a", "e"]),
-    "typed: others": ({"context_window_fallbacks": [{"a": ["e"]}], "default_fallbacks": ["d"]}, Unavailable, ["a", "d"]),
+    "typed: too long": (
+        {"context_window_fallbacks": [{"a": ["e"]}], "default_fallbacks": ["d"]}, ContextWindow, ["a", "e"],
+    ),
+    "typed: policy": (
+        {"content_policy_fallbacks": [{"a": ["e"]}], "default_fallbacks": ["d"]}, ContentPolicy, ["a", "e"],
+    ),
+    "typed: others": (
+        {"context_window_fallbacks": [{"a": ["e"]}], "default_fallbacks": ["d"]}, Unavailable, ["a", "d"],
+    ),
     "typed: none, so general": ({"fallbacks": [{"a": ["b"]}]}, ContextWindow, ["a", "b"]),
     "rejected": ({"fallbacks": [{"a": ["b"]}]}, Rejected, ["a", "b"]),
     "the callers own mistake": ({"fallbacks": [{"a": ["b"]}]}, BadRequest, ["a"]),

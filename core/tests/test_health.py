@@ -121,8 +121,11 @@ def test_a_success_clears_the_count() -> None:
 
 @pytest.mark.parametrize(
     ("own", "asked", "seconds"),
-    [(None, None, 5.0), (None, 30.0, 30.0), (None, 1.0, 5.0), (90.0, 30.0, 90.0), (0.0, 30.0, 0.0), (None, 1e9, 3600.0)],
-)
+    [
+        (None, None, 5.0), (None, 30.0, 30.0), (None, 1.0, 5.0),
+        (90.0, 30.0, 90.0), (0.0, 30.0, 0.0), (None, 1e9, 3600.0),
+    ],
+)  # fmt: skip
 def test_how_long(own: float | None, asked: float | None, seconds: float) -> None:
     one, _ = pool(2, cooldown_time=own)
     state = health()

@@ -42,7 +42,7 @@ class TestSecret:
     def test_is_never_shown(self, text: str) -> None:
         secret = Secret(text)
         assert secret.reveal() == text
-        for shown in (repr(secret), str(secret), f"{secret}", f"{secret:>40}", "%s" % secret, repr([secret])):
+        for shown in (repr(secret), str(secret), f"{secret}", f"{secret:>40}", "%s" % secret, repr([secret])):  # noqa: UP031
             assert text not in shown or text in "[***]"
         with pytest.raises(TypeError):
             pickle.dumps(secret)

@@ -46,9 +46,8 @@ class TestOrder:
         async def seen(self: Any, call: Call, reply: Reply) -> None: ...
         async def closing(self: Any, gateway: Any) -> None: ...
 
-        hooks = registry(
-            *(extension(name, at, post_call=seen, startup=closing, shutdown=closing) for name, at in (("a", 1), ("b", 2)))
-        ).seal()
+        methods = {"post_call": seen, "startup": closing, "shutdown": closing}
+        hooks = registry(extension("a", 1, **methods), extension("b", 2, **methods)).seal()
         assert [step.label for step in hooks.startup] == ["extensions:a", "extensions:b"]
         assert [step.label for step in hooks.shutdown] == ["extensions:b", "extensions:a"]
         assert [step.position for step in hooks.post_call] == [1, 0]

@@ -20,7 +20,7 @@ from tianji.errors import Failure, ProtocolError, Timeout, Unprocessable
 from tianji.model import Call, Chunk, Deployment, Op, Reply, Wire, decode_json, encode_json
 from tianji.plugin import Provider
 from tianji.providers.http import HTTPProvider
-from tianji.streams import Forwarded, Translated, unreadable
+from tianji.streams import UNREADABLE, Forwarded, Translated, refusal, unreadable
 from tianji.transport import Clocks, Response, Transport
 
 Attempt = Callable[[Call, Deployment], Awaitable[Reply]]
@@ -74,9 +74,7 @@ class Exchange:
         if said is not call and said.dropped:
             call.drop(*said.dropped)
         if call.strict and call.dropped:
-            raise Unprocessable(
-                f"These fields cannot be carried to {provider.name}: {', '.join(call.dropped)}.", param=call.dropped[0]
-            )
+            raise cannot_carry(provider, call)
         if provider.authorizes:
             wire = await provider.authorize(wire, deployment)
         response = await self.transport.send(wire, clocks=self._clocks(call, deployment))
@@ -134,15 +132,15 @@ class Exchange:
             return reply
         try:
             body = provider.decode(said, data)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            reply.usage = dialect.usage(body)
+            reply.model = body.get("model")
+            if "model" in body:
+                body["model"] = call.model
+            if not body.get("created", 1):
+                body["created"] = int(time())
+            reply.body = body if said is call else dialects.get(call.dialect).from_chat(call, body)
+        except UNREADABLE as error:
             raise unreadable(provider.name, error) from error
-        reply.usage = dialect.usage(body)
-        reply.model = body.get("model")
-        if "model" in body:
-            body["model"] = call.model
-        if not body.get("created", 1):
-            body["created"] = int(time())
-        reply.body = body if said is call else dialects.get(call.dialect).from_chat(call, body)
         return reply
 
     # -- streams -------------------------------------------------------------------------------------------------------
@@ -170,7 +168,7 @@ class Exchange:
             data: Any = decode_json(raw)
         except ValueError:
             data = raw.decode("utf-8", "replace")
-        failure = provider.failure(response.status, data)
+        failure = refusal(provider, response.status, data)
         failure.provider = provider.name
         failure.model = deployment.model
         if failure.retry_after is None:
@@ -210,9 +208,17 @@ def spoken(provider: Provider, call: Call) -> Call:
     return call.chat
 
 
+def cannot_carry(provider: Provider, call: Call) -> Unprocessable:
+    return Unprocessable(
+        f"These fields cannot be carried to {provider.name}: {', '.join(call.dropped)}.", param=call.dropped[0]
+    )
+
+
 async def local_attempt(provider: Provider, call: Call, deployment: Deployment) -> Reply:
     """One attempt of a provider that does its own I/O: translated, and under a deadline, as any other is."""
     said = spoken(provider, call)
+    if call.strict and call.dropped:
+        raise cannot_carry(provider, call)
     limit = (deployment.stream_timeout if call.stream else None) or deployment.timeout or call.remaining()
     try:
         async with asyncio.timeout(min(limit, call.remaining())):
@@ -250,7 +256,10 @@ def renamed(raw: bytes, theirs: Any, model: str) -> bytes:
     name = encode_json(theirs)
     for old in (b'"model":' + name, b'"model": ' + name):
         if raw.count(old) == 1:
-            return raw.replace(old, b'"model":' + encode_json(model))
+            spliced = raw.replace(old, b'"model":' + encode_json(model))
+            # With several members of that name the one that was found may be an inner one.
+            if raw.count(b'"model"') == 1 or decode_json(spliced)["model"] == model:
+                return spliced
     data = decode_json(raw)
     data["model"] = model
     return encode_json(data)

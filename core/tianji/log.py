@@ -60,7 +60,7 @@ class Outlet:
             self.dropped += 1
             return
         self.queue.append(record)
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._work(), name=f"log {self.label}")
         if len(self.queue) == BATCH:
             self._wake.set()
@@ -76,7 +76,11 @@ class Outlet:
                 self._wake.clear()
             while self.queue:
                 batch = [self.queue.popleft() for _ in range(min(BATCH, len(self.queue)))]
-                await self._deliver(batch)
+                try:
+                    await self._deliver(batch)
+                except asyncio.CancelledError:
+                    self.dropped += len(batch)
+                    raise
 
     async def _deliver(self, batch: Sequence[Record]) -> None:
         if self._open_until > monotonic():
@@ -86,7 +90,9 @@ class Outlet:
             try:
                 async with asyncio.timeout(TIMEOUT):
                     await self._export(batch)
-            except Exception as error:  # noqa: BLE001 - whatever an export raises, the batch is tried again
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _cancelling():
+                    raise
                 self.last_error = f"{type(error).__name__}: {error}"[:500]
                 if attempt + 1 < RETRIES and not self._stopping:
                     await asyncio.sleep(0.2 * 2**attempt)
@@ -111,6 +117,12 @@ class Outlet:
             except TimeoutError:
                 self.dropped += len(self.queue)
                 logger.warning("%s: %d records were not delivered before the stop", self.label, len(self.queue))
+
+
+def _cancelling() -> bool:
+    """Whether this task is being cancelled, rather than shown a cancellation that leaked out of a callback."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class Log:

@@ -55,6 +55,8 @@ class MemoryCounters:
             cells = self._cells[key] = deque()
             while len(self._cells) > self._limit:
                 self._cells.popitem(last=False)
+        else:
+            self._cells.move_to_end(key)  # or a flood of new keys would set a busy one back to nothing
         if cells and cells[-1][0] == now:
             cells[-1] = (now, cells[-1][1] + amount)
         else:

@@ -97,8 +97,10 @@ class Pipeline:
             failure = Internal(f"The gateway failed. Its log has the details under call id {call.id}.")
             await egress.refuse(call, failure)
         finally:
-            self.in_flight -= 1
-            await self._finish(call, failure)
+            try:
+                await self._finish(call, failure)
+            finally:
+                self.in_flight -= 1
 
     # -- the stages, in order ------------------------------------------------------------------------------------------
 
@@ -174,10 +176,16 @@ class Pipeline:
                 await undo()
             except Exception:
                 logger.exception("a deferred step of call %s failed", call.id)
+        for check in call.watched or ():
+            if asyncio.iscoroutine(check):
+                check.close()  # never begun, where a `pre_call` hook refused the call
         usage = await self._settle(call, failure)
         for strategy in self.hooks.observers:
-            for attempt in call.attempts:
-                strategy.observe(attempt)
+            try:
+                for attempt in call.attempts:
+                    strategy.observe(attempt)
+            except Exception:
+                logger.exception("strategy %s could not learn from call %s", strategy.instance, call.id)
         if self.log:
             self.log.put(self._record(call, failure, usage))
 
@@ -279,7 +287,7 @@ class Pipeline:
             time_to_first_token=call.ttft,
             upstream_duration=call.upstream_seconds,
             overhead=max(0.0, duration - call.upstream_seconds) if not call.stream else 0.0,
-            tags=tuple(call.options.get("tags", ())) + principal.tags,
+            tags=tuple(call.options.get("tags") or ()) + principal.tags,
             metadata=metadata if type(metadata) is dict else {},
             guardrails=tuple(call.state.get("guardrails", ())),
             request=call.body if self.log.content else None,

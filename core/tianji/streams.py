@@ -14,7 +14,7 @@ from typing import Any
 from tianji import dialects, framing
 from tianji.dialects.base import Monitor
 from tianji.dialects.chat_stream import ChatStreamer
-from tianji.errors import Failure, ProtocolError
+from tianji.errors import Failure, ProtocolError, classify
 from tianji.model import Call, Chunk, Event, decode_json
 from tianji.providers.http import END, HTTPProvider
 from tianji.transport import Response
@@ -71,12 +71,14 @@ class UpstreamStream:
         if not data:
             self.ended = True
             self.response.close()
-            return self._close()
-        if not self._started:
+        elif not self._started:
             self._started = True
             if self.framing == "sse" and data.lstrip()[:1] in (b"{", b"["):
                 await self._not_sse(data)
-        return self._feed(data)
+        try:
+            return self._feed(data) if data else self._close()
+        except UNREADABLE as error:
+            raise unreadable(self.provider.name, error) from error
 
     @property
     def framing(self) -> str:
@@ -110,7 +112,7 @@ class UpstreamStream:
             data = data[0]
         if isinstance(data, dict) and (error := data.get("error")):
             code = error.get("code") if isinstance(error, dict) else None
-            return self.provider.failure(code if isinstance(code, int) and 400 <= code < 600 else 500, data)
+            return refusal(self.provider, code if isinstance(code, int) and 400 <= code < 600 else 500, data)
         return ProtocolError("The provider answered a streamed request with a whole answer.")
 
     async def drain(self) -> None:
@@ -221,8 +223,6 @@ class Translated(UpstreamStream):
             chunks = self._decoder.send(event)
         except StopIteration:
             return
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise unreadable(self.provider.name, error) from error
         for chunk in chunks:
             pushed = self.meter.push(chunk)
             if pushed is None:
@@ -233,10 +233,23 @@ class Translated(UpstreamStream):
                 events += self._out.send(pushed)
 
 
+UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What reading an answer raises that is not what it should be."""
+
+
 def unreadable(provider: str, error: Exception) -> ProtocolError:
     """The failure for an answer that a decoder fell over: the vendor's fault or the plugin's, never a 500."""
     logger.warning("%s could not read an answer", provider, exc_info=error)
     return ProtocolError(f"The provider's answer could not be read ({type(error).__name__}).", provider=provider)
+
+
+def refusal(provider: HTTPProvider, status: int, data: Any) -> Failure:
+    """The provider's own failure for an error answer; a plain one by its status where the plugin falls over it."""
+    try:
+        return provider.failure(status, data)
+    except UNREADABLE as error:
+        logger.warning("%s could not read an error answer", provider.name, exc_info=error)
+        return classify(status, f"The provider answered with status {status}.")
 
 
 def _payload(data: bytes) -> Any:

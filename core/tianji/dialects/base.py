@@ -124,6 +124,11 @@ def optional(body: dict[str, Any], field: str, kind: type | tuple[type, ...], wh
         )
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; providers have been seen to answer with nulls and texts where objects belong."""
+    return [one for one in value if type(one) is dict] if type(value) is list else []
+
+
 def type_name(value: object) -> str:
     """The JSON name of a decoded value's type."""
     if value is None:

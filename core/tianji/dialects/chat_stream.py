@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from tianji.dialects.base import objects
 from tianji.dialects.usage import from_openai, to_openai
 from tianji.errors import Failure, ProtocolError, classify
 from tianji.model import DONE, Call, Usage, decode_json, encode_json, sse_encode
@@ -37,7 +38,7 @@ def failure_of(error: Any, *, provider: str | None = None) -> Failure:
 
 
 def _is_status(value: object) -> bool:
-    if type(value) is str and value.isdigit():
+    if type(value) is str and value.isdecimal():
         value = int(value)
     return type(value) is int and 400 <= value < 600
 
@@ -132,7 +133,7 @@ class ChatMonitor:
         if error := event.get("error"):  # OpenRouter's stand beside a last choice
             raise failure_of(error if type(error) is dict else event)
         self._last = event
-        choices = event.get("choices") or ()
+        choices = objects(event.get("choices"))
         for choice in choices:
             reason = choice.get("finish_reason")
             if reason == "error" or choice.get("error"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tianji.dialects.base import ChatStream, Dialect, Monitor, optional, type_name
+from tianji.dialects.base import ChatStream, Dialect, Monitor, objects, optional, type_name
 from tianji.dialects.chat_stream import ChatMonitor
 from tianji.dialects.usage import from_openai
 from tianji.errors import BadRequest
@@ -74,7 +74,9 @@ class OpenAICompletions(Dialect):
         return []
 
     def reply_texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
-        return [(one, "text") for one in body.get("choices") or () if isinstance(one.get("text"), str) and one["text"]]
+        return [
+            (one, "text") for one in objects(body.get("choices")) if isinstance(one.get("text"), str) and one["text"]
+        ]
 
 
 def _choice(choice: dict[str, Any], field: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tianji.dialects.base import Dialect, Monitor, need, optional, type_name
+from tianji.dialects.base import Dialect, Monitor, need, objects, optional, type_name
 from tianji.dialects.chat_stream import ChatMonitor
 from tianji.dialects.usage import from_openai, to_openai
 from tianji.errors import BadRequest
@@ -73,7 +73,7 @@ class OpenAIChat(Dialect):
 
     def reply_texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
         slots: list[tuple[Any, Any]] = []
-        for choice in body.get("choices") or ():
+        for choice in objects(body.get("choices")):
             message = choice.get("message") or choice.get("delta")
             if type(message) is not dict:
                 continue
@@ -81,9 +81,9 @@ class OpenAIChat(Dialect):
             for name in ("reasoning_content", "refusal"):
                 if type(message.get(name)) is str and message[name]:
                     slots.append((message, name))
-            for tool in message.get("tool_calls") or ():
-                function = tool.get("function") if type(tool) is dict else None
-                if type(function) is dict and function.get("arguments"):
+            for tool in objects(message.get("tool_calls")):
+                function = tool.get("function")
+                if type(function) is dict and type(function.get("arguments")) is str and function["arguments"]:
                     slots.append((function, "arguments"))
         return slots
 

@@ -139,7 +139,9 @@ def _own_fields(body: dict[str, Any], options: dict[str, Any], guardrails: Any) 
     if own:
         body = dict(body)
         for field in own:
-            options[field] = body.pop(field)
+            value = body.pop(field)
+            if value is not None:
+                options[field] = value
     _check_options(options, guardrails)
     metadata = body.get("metadata")
     changed = bool(own)
@@ -180,13 +182,15 @@ def _check_options(options: dict[str, Any], guardrails: Any) -> None:
     for field in ("timeout", "stream_timeout"):
         if (seconds := options.get(field)) is not None and seconds <= 0:
             raise BadRequest(f"'{field}' must be more than 0 seconds.", param=field, code="invalid_value")
+    if "tags" in options:
+        options["tags"] = [tag for tag in options["tags"] if isinstance(tag, str)]
     if "request_timeout" in options:
         options.setdefault("timeout", options["request_timeout"])
     wanted = options.get("guardrails")
     if wanted:
         names = [next(iter(one)) if isinstance(one, dict) and one else one for one in wanted]
         for name in names:
-            if name not in guardrails:
+            if type(name) is not str or name not in guardrails:
                 known = ", ".join(sorted(guardrails)) or "none is configured"
                 raise BadRequest(f"There is no guardrail '{name}'. Known: {known}.", param="guardrails")
         options["guardrails"] = names

@@ -167,6 +167,7 @@ class ASGILink:
 
     async def whole(self, status: int, headers: bytes, body: bytes) -> None:
         pairs = [*_pairs(headers), (b"content-length", b"%d" % len(body))]
+        self.leave = None  # servers tell of a disconnect after every complete response
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -177,6 +178,7 @@ class ASGILink:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
+        self.leave = None
         await self._send({"type": "http.response.body", "body": data})
 
 

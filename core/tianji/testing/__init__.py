@@ -34,7 +34,6 @@ _EXPORTS = {
     "FakeClock": "tianji.testing.clock",
     "FakeGateway": "tianji.testing.fakes",
     "Upstream": "tianji.testing.upstream",
-    "gateway": "tianji.testing.gateway",
     # builders
     "make_attempt": "tianji.testing.builders",
     "make_call": "tianji.testing.builders",
@@ -58,7 +57,6 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(home), name)
-    # Importing the submodule `gateway` has just bound the module under this name; the function is what is exported.
     globals()[name] = value
     return value
 

@@ -10,7 +10,8 @@ import tianji_provider_echo as module
 from tianji_provider_echo import Echo, Instance, embedding
 
 from tianji import BadRequest, Failure, Op, ProtocolError, Reply, Usage, decode_json, encode_json
-from tianji.testing import FakeGateway, ProviderSuite, gateway, make_call, make_deployment, summarise
+from tianji.testing import FakeGateway, ProviderSuite, make_call, make_deployment, summarise
+from tianji.testing.gateway import gateway
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("get_time", "get-weather")]
 
