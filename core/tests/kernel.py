@@ -138,6 +138,13 @@ class Collector:
         self.chunks: list[bytes] = []
         self.trace = trace if trace is not None else []
         self._leave_after = leave_after
+        self.gone = False
+
+    async def cut(self, call: Call, failure: Failure) -> None:
+        self.failure = failure
+
+    def release(self) -> bool:
+        return self.gone
 
     async def reply(self, call: Call, reply: Reply) -> Failure | None:
         self.replied = reply
@@ -147,6 +154,7 @@ class Collector:
         try:
             async for chunk in reply.stream:
                 if len(self.chunks) == self._leave_after:
+                    self.gone = True
                     raise asyncio.CancelledError
                 self.chunks.append(chunk.raw)
         except Failure as failure:

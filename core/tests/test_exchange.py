@@ -115,7 +115,8 @@ class TestHeaders:
     ("headers", "seconds"),
     [
         ({}, None), ({"retry-after": "3"}, 3.0), ({"retry-after-ms": "250", "retry-after": "3"}, 0.25),
-        ({"retry-after": "-5"}, 0.0), ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None),
+        ({"retry-after": "-5"}, None), ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86400.0), ({"retry-after": "1e9"}, 86400.0),
         ({"retry-after-ms": "x", "retry-after": "2"}, 2.0), ({"retry-after": "nan"}, None), ({"retry-after": "inf"}, None),
     ],
 )  # fmt: skip

@@ -103,3 +103,12 @@ class TestCounters:
             await counters.add("busy", 1, 60)
             await counters.add(f"once-{number}", 1, 60)
         assert await counters.read("busy", 60) == 50
+
+
+async def test_a_counter_that_is_only_read_stays() -> None:
+    counters = MemoryCounters(limit=3)
+    for key in "abc":
+        await counters.add(key, 1, 60.0)
+    assert await counters.read("a", 60.0) == 1
+    await counters.add("d", 1, 60.0)
+    assert [await counters.read(key, 60.0) for key in "abcd"] == [1, 0, 1, 1]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tianji.config.schema import Config
 from tianji.errors import ConfigError, PluginError
+from tianji.identity import MasterKey
+from tianji.log import Log, Outlet
+from tianji.plugin import Callback
+from tianji.registry import Hooks, Registry
 
 if TYPE_CHECKING:
     import ssl
@@ -59,3 +64,26 @@ def ssl_context(config: Config) -> ssl.SSLContext | None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def make_log(hooks: Hooks, registry: Registry, whens: Mapping[str, str], config: Config, old: Log | None) -> Log:
+    """The outlets of all callbacks; those whose callback stays the same keep their queue and their circuit."""
+    wants = any(plugin.wants_content for plugin in registry.plugins if isinstance(plugin, Callback))
+    outlets = []
+    for step in hooks.log:
+        when = whens.get(step.label, "all")
+        kept = next((one for one in (old.outlets if old is not None else ()) if one.serves(step, when)), None)
+        outlets.append(kept or Outlet(step, when=when))
+    return Log(outlets, content=wants and not config.tianji_settings.turn_off_message_logging)
+
+
+def master_key(config: Config) -> MasterKey:
+    """The identity of the master key. Raises `ConfigError` where there is none."""
+    key = config.general_settings.master_key
+    if not key:
+        raise ConfigError(
+            "no master key",
+            path="general_settings.master_key",
+            mend="Set it there or in TIANJI_MASTER_KEY; a gateway without one would serve everybody",
+        )
+    return MasterKey(key, config.general_settings.tianji_key_header_name)

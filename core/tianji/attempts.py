@@ -14,10 +14,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from time import monotonic, time
+from time import monotonic
 
-import msgspec
-
+from tianji.accounting import Charge, finished, reservation
 from tianji.config.schema import RouterSettings
 from tianji.errors import (
     BadCredentials,
@@ -26,12 +25,13 @@ from tianji.errors import (
     Failure,
     NoDeployment,
     Overloaded,
+    ProtocolError,
     TianjiError,
     Timeout,
-    UnknownModel,
+    UpstreamNotFound,
 )
 from tianji.health import Health
-from tianji.model import Attempt, Call, Cost, Deployment, Entry, Reply, Undo, Usage
+from tianji.model import Call, Deployment, Reply, Undo
 from tianji.registry import Hooks
 from tianji.router import Group, Router
 from tianji.services import Ledger
@@ -40,8 +40,10 @@ logger = logging.getLogger("tianji.attempts")
 
 MAX_WAIT = 60.0
 """A provider that asks for more patience than this is not waited for."""
-DEFAULT_OUTPUT = 4096
-"""Tokens that a reservation assumes where neither the request nor the model says."""
+
+
+_CLOCKS = frozenset({"timeout", "stream_timeout"})
+"""Options with which a caller sets an own clock."""
 
 
 class RetryBudget:
@@ -72,20 +74,6 @@ class RetryBudget:
             return False
         self.tokens -= 1.0
         return True
-
-
-class Charge:
-    """The open reservation of a running attempt, and what the record will need of it."""
-
-    __slots__ = ("cost", "deployment", "entry_id", "number", "settled", "started")
-
-    def __init__(self, deployment: Deployment, number: int, entry_id: str) -> None:
-        self.deployment = deployment
-        self.number = number
-        self.entry_id = entry_id
-        self.started = monotonic()
-        self.settled = False
-        self.cost: Cost | None = None
 
 
 class Attempts:
@@ -132,7 +120,7 @@ class Attempts:
 
     async def _ranked(self, call: Call, model: str) -> Sequence[Deployment]:
         """The group's deployments that may be tried, best first. Raises `UnknownModel`, `Forbidden`, `NoDeployment`."""
-        group = self.router.find(model)
+        group = self.router.find(model, call.principal)
         members = self.router.allowed(group, call.principal, model)
         if len(members) == 1:
             return members
@@ -182,11 +170,8 @@ class Attempts:
     def _named(self, table: Mapping[str, Sequence[str]], model: str) -> Sequence[str] | None:
         """A table's line for a model: under the name that was asked for, else under its group's (alias, wildcard)."""
         named = table.get(model)
-        if named is None and table:
-            try:
-                named = table.get(self.router.find(model).name)
-            except UnknownModel:
-                return None
+        if named is None and table and (group := self.router.known(model)) is not None:
+            named = table.get(group.name)
         return named
 
     async def _offered(
@@ -199,10 +184,12 @@ class Attempts:
                 return offered
         seen = {one.group for one in tried}
         for name in targets:
+            if self.router.known(name) is None:
+                continue  # without the search for near matches, which is for people
             try:
                 ranked = await self._ranked(call, name)
             except Failure as unusable:
-                logger.info("fallback %s of %s is not usable: %s", name, call.model, unusable.message)
+                logger.info("fallback %r of %r is not usable: %s", name, call.model, type(unusable).__name__)
                 continue
             if ranked[0].group not in seen:
                 return ranked
@@ -222,7 +209,7 @@ class Attempts:
                 return await self._attempt(call, deployment)
             except Failure as failure:
                 tried.append(deployment)
-                self.health.failed(deployment, failure, len(ranked))
+                self._blame(call, deployment, failure, len(ranked))
                 if not failure.retryable or made >= limit:
                     raise
                 now = monotonic()
@@ -258,30 +245,33 @@ class Attempts:
         return max(self.settings.retry_after, random.uniform(0.0, min(8.0, 0.5 * 2.0 ** (made - 1))))
 
     async def _attempt(self, call: Call, deployment: Deployment) -> Reply:
-        """Reserve, ask the provider once, and leave the reservation open for the pipeline to settle."""
-        number = len(call.attempts) + 1
+        """Reserve, ask the provider once, and leave the reservation open for the pipeline to settle.
+
+        The charge is on the call before anything is awaited, so that an attempt that is cancelled at any point is
+        found there and closed.
+        """
         if call.deadline <= monotonic():
             raise Timeout("The call's deadline passed before the provider could be asked.", code="total_timeout")
-        charge = Charge(deployment, number, f"{call.id}:{number}")
+        charge = Charge(deployment, len(call.attempts) + 1)
         slot = None if deployment.max_parallel_requests is None else self._take_slot(call, deployment)
-        await self.ledger.reserve(
-            Entry(
-                f"{charge.entry_id}:reserve", "reserve", call.id, number, call.principal.key_id, deployment.id,
-                deployment.model, reservation(call, deployment), at=time(),
-            ),
-            call.principal,
-        )  # fmt: skip
         call.charge = charge
         try:
-            reply: Reply = await self.hooks.providers[deployment.provider](call, deployment)
+            await self.ledger.reserve(charge.entry(call, "reserve", reservation(call, deployment)), call.principal)
+        except Failure:
+            charge.settled = True  # refused: nothing is held
+            call.charge = None
+            raise
+        charge.sent = True
+        try:
+            charge.reply = reply = await self._ask(call, deployment)
         except Failure as failure:
             if slot is not None:
                 await slot()
+            charge.failed = type(failure).__name__
+            call.upstream_seconds += monotonic() - charge.started
+            await self.ledger.settle(charge.entry(call, "void", 0, charge.failed))
             charge.settled = True
             call.charge = None
-            spent = monotonic() - charge.started
-            call.upstream_seconds += spent
-            await self.ledger.settle(void(call, charge, type(failure).__name__))
             call.attempts.append(finished(charge, failure=failure))
             raise
         waited = monotonic() - charge.started
@@ -290,6 +280,31 @@ class Attempts:
             call.ttft = waited
         self.health.succeeded(deployment)
         return reply
+
+    async def _ask(self, call: Call, deployment: Deployment) -> Reply:
+        """The provider's answer. A fault of the plugin itself counts as its deployment's, and others are tried."""
+        try:
+            reply: Reply = await self.hooks.providers[deployment.provider](call, deployment)
+        except Failure:
+            raise
+        except Exception as error:
+            logger.exception("provider %s failed", deployment.provider)
+            message = f"The provider plugin '{deployment.provider}' failed. The log has the details."
+            raise ProtocolError(message, provider=deployment.provider, status=500) from error
+        return reply
+
+    def _blame(self, call: Call, deployment: Deployment, failure: Failure, group_size: int) -> None:
+        """Count a failure against its deployment, unless the caller brought it about."""
+        if isinstance(failure, Timeout) and not call.options.keys().isdisjoint(_CLOCKS):
+            return
+        if isinstance(failure, UpstreamNotFound) and "*" in deployment.group:
+            return
+        self.health.failed(deployment, failure, group_size)
+
+    def broke(self, call: Call, charge: Charge, failure: Failure) -> None:
+        """A stream that broke after its first event: too late for another attempt, and a failure all the same."""
+        group = self.router.groups.get(charge.deployment.group)
+        self._blame(call, charge.deployment, failure, len(group.deployments) if group is not None else 1)
 
     def _take_slot(self, call: Call, deployment: Deployment) -> Undo:
         """Count the attempt as one in flight, until what is returned is called or the call ends."""
@@ -316,49 +331,3 @@ class Attempts:
 def late(call: Call, wait: float = 0.0) -> bool:
     """Whether so little of the call's time would be left after `wait` seconds that no further attempt can end in it."""
     return call.deadline - monotonic() - wait <= 0.05 * (call.deadline - call.started)
-
-
-def reservation(call: Call, deployment: Deployment) -> int | None:
-    """An upper bound of what the attempt can cost, in nano-dollars; None where the price is unknown.
-
-    A token is at least a byte, so the request's size bounds its tokens without counting them.
-    """
-    ceiling = deployment.ceiling
-    if ceiling is None:
-        return None
-    body = call.body
-    output = body.get("max_completion_tokens") or body.get("max_tokens") or deployment.max_output_tokens
-    size = len(call.raw) if call.raw is not None else len(msgspec.json.encode(body))
-    return (size * ceiling[0] + (output if type(output) is int else DEFAULT_OUTPUT) * ceiling[1]) // 1_000_000 + 1
-
-
-def void(call: Call, charge: Charge, why: str) -> Entry:
-    """The entry that gives a reservation back."""
-    return Entry(
-        f"{charge.entry_id}:settle", "void", call.id, charge.number, call.principal.key_id, charge.deployment.id,
-        charge.deployment.model, 0, status=why, at=time(),
-    )  # fmt: skip
-
-
-def finished(
-    charge: Charge, *, failure: Failure | None = None, usage: Usage | None = None, ttft: float | None = None
-) -> Attempt:
-    """What is remembered of an attempt."""
-    deployment = charge.deployment
-    return Attempt(
-        number=charge.number,
-        deployment_id=deployment.id,
-        group=deployment.group,
-        provider=deployment.provider,
-        model=deployment.model,
-        started=time() - (monotonic() - charge.started),
-        duration=monotonic() - charge.started,
-        outcome="ok" if failure is None else type(failure).__name__,
-        status=200 if failure is None else failure.status,
-        time_to_first_token=ttft,
-        usage=usage,
-        message="" if failure is None else failure.message[:1000],
-    )
-
-
-__all__ = ["Attempts", "Charge", "RetryBudget", "UnknownModel", "finished", "reservation", "void"]

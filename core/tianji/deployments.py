@@ -14,6 +14,7 @@ import msgspec
 from tianji.config.known_keys import PROVIDER_SETTINGS
 from tianji.config.schema import Config, DeploymentSpec
 from tianji.discovery import Catalogue
+from tianji.errors import ConfigError
 from tianji.model import Deployment, Secret
 from tianji.plugin import Provider, convert_settings
 from tianji.pricing import Price, PriceBook, bound, custom
@@ -69,6 +70,7 @@ class Builder:
     def _deployment(self, spec: DeploymentSpec) -> Deployment:
         name = "echo" if spec.mock_response is not None else spec.provider
         if name == "*":
+            _refuse_credentials(spec)
             for installed in self.catalogue.names("providers"):
                 self.classes.setdefault(installed, self.catalogue.load("providers", installed))
             cls: type[Provider] = Provider
@@ -137,6 +139,17 @@ class Builder:
 
     def _from_env(self, names: tuple[str, ...]) -> str | None:
         return next((value for name in names if (value := os.environ.get(name))), None)
+
+
+def _refuse_credentials(spec: DeploymentSpec) -> None:
+    """With `model: "*"` the caller names the vendor; a credential written beside it would go to any of them."""
+    for field in ("api_key", "api_base", "extra_headers"):
+        if getattr(spec, field):
+            raise ConfigError(
+                f'`{field}` would be sent to whatever provider a caller names, as the model is "*"',
+                path=f"{spec.where or spec.path}.{field}",
+                mend="Write `openai/*`, or another provider's wildcard, for the one that it belongs to",
+            )
 
 
 def listed(

@@ -7,8 +7,11 @@ stream of which the first event has already been seen, so that an error in it is
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from email.utils import parsedate_to_datetime
 from functools import partial
+from math import isfinite, nan
 from time import monotonic, time
 from typing import Any
 
@@ -16,12 +19,14 @@ from tianji import dialects
 from tianji.config.schema import Config
 from tianji.dialects.chat_stream import failure_of
 from tianji.dialects.peek import peek
-from tianji.errors import Failure, ProtocolError, Timeout, Unprocessable
+from tianji.errors import BadRequest, Failure, ProtocolError, Timeout, Unprocessable
 from tianji.model import Call, Chunk, Deployment, Op, Reply, Wire, decode_json, encode_json
 from tianji.plugin import Provider
-from tianji.providers.http import HTTPProvider
-from tianji.streams import UNREADABLE, Forwarded, Translated, refusal, unreadable
+from tianji.providers.http import HTTPProvider, plain
+from tianji.streams import UNREADABLE, Forwarded, Translated, redact, refusal, unreadable
 from tianji.transport import Clocks, Response, Transport
+
+logger = logging.getLogger("tianji.exchange")
 
 Attempt = Callable[[Call, Deployment], Awaitable[Reply]]
 
@@ -33,7 +38,11 @@ _passes: dict[str, str] = {"x-request-id": "llm_provider-x-request-id", "request
 
 
 class Timeouts:
-    """Seconds for each clock of an attempt. `first` is from sending to the first event of a stream."""
+    """Seconds for each clock of an attempt.
+
+    `first` is from sending to the first event of a stream, `idle` between two reads of one after that; `total` bounds
+    whole answers only.
+    """
 
     __slots__ = ("connect", "first", "idle", "total")
 
@@ -69,24 +78,26 @@ class Exchange:
 
     async def __call__(self, provider: HTTPProvider, call: Call, deployment: Deployment) -> Reply:
         """One attempt. Raises an `UpstreamFailure`, or `BadRequest` for what the provider cannot be asked."""
-        said = spoken(provider, call)
-        wire = provider.encode(said, deployment)
+        said, wire = _encoded(provider, call, deployment)
         if said is not call and said.dropped:
             call.drop(*said.dropped)
         if call.strict and call.dropped:
             raise cannot_carry(provider, call)
         if provider.authorizes:
             wire = await provider.authorize(wire, deployment)
-        response = await self.transport.send(wire, clocks=self._clocks(call, deployment))
+        clocks = self._clocks(call, deployment)
+        first_by = monotonic() + clocks.headers
+        response = await self.transport.send(wire, clocks=clocks)
         try:
             if response.status >= 400:
                 raise await self._failure(provider, deployment, response)
             if said.stream:
-                return await self._stream(provider, call, said, wire, response)
+                return await self._stream(provider, deployment, call, said, wire, response, first_by)
             return await self._whole(provider, call, said, response)
         except Failure as failure:
             response.close()
             failure.provider = failure.provider or provider.name
+            redact(failure, deployment)
             raise
         except BaseException:
             response.close()
@@ -145,15 +156,24 @@ class Exchange:
 
     # -- streams -------------------------------------------------------------------------------------------------------
 
-    async def _stream(self, provider: HTTPProvider, call: Call, said: Call, wire: Wire, response: Response) -> Reply:
+    async def _stream(
+        self,
+        provider: HTTPProvider,
+        deployment: Deployment,
+        call: Call,
+        said: Call,
+        wire: Wire,
+        response: Response,
+        first_by: float,
+    ) -> Reply:
+        """`first_by` is when the first event must be there: one clock with the time that the head took."""
         stream: Forwarded | Translated
         if said.dialect in provider.native and not provider.rewrites(said) and said is call:
-            stream = Forwarded(provider, call, response, self.timeouts.idle)
+            stream = Forwarded(provider, deployment, call, response, self.timeouts.idle)
         else:
             name = wire.framing or provider.framing
-            stream = Translated(provider, call, said, response, name, self.timeouts.idle)
-        first = self.timeouts.first
-        await stream.open(max(0.001, min(first, call.deadline - monotonic())))
+            stream = Translated(provider, deployment, call, said, response, name, self.timeouts.idle)
+        await stream.open(max(0.001, first_by - monotonic()))
         reply = Reply(stream=stream, headers=self._headers(response), media_type="text/event-stream")
         reply.meter = stream.meter
         reply.upstream = stream
@@ -166,8 +186,8 @@ class Exchange:
         response.close()
         try:
             data: Any = decode_json(raw)
-        except ValueError:
-            data = raw.decode("utf-8", "replace")
+        except (RecursionError, ValueError):
+            data = plain(raw.decode("utf-8", "replace"))
         failure = refusal(provider, response.status, data)
         failure.provider = provider.name
         failure.model = deployment.model
@@ -198,6 +218,21 @@ def _passes_on(name: str) -> str:
     return passes
 
 
+def _encoded(provider: HTTPProvider, call: Call, deployment: Deployment) -> tuple[Call, Wire]:
+    """The call as the provider is told it, and its request. What falls over odd input is the input's fault."""
+    try:
+        said = spoken(provider, call)
+        return said, provider.encode(said, deployment)
+    except Failure:
+        raise
+    except Exception as error:
+        logger.warning("%s could not encode a call", provider.name, exc_info=error)
+        raise BadRequest(
+            f"The request cannot be said to {provider.name}: one of its fields is not what it should be "
+            f"({type(error).__name__})."
+        ) from error
+
+
 def spoken(provider: Provider, call: Call) -> Call:
     """The call in a dialect that the provider understands: itself, or said as chat (once per call)."""
     if call.dialect in provider.native or call.dialect == "openai-chat" or not dialects.get(call.dialect).translates:
@@ -219,7 +254,8 @@ async def local_attempt(provider: Provider, call: Call, deployment: Deployment) 
     said = spoken(provider, call)
     if call.strict and call.dropped:
         raise cannot_carry(provider, call)
-    limit = (deployment.stream_timeout if call.stream else None) or deployment.timeout or call.remaining()
+    first = call.options.get("stream_timeout") or deployment.stream_timeout
+    limit = (first if call.stream else None) or deployment.timeout or call.remaining()
     try:
         async with asyncio.timeout(min(limit, call.remaining())):
             reply = await provider.call(said, deployment)
@@ -266,19 +302,31 @@ def renamed(raw: bytes, theirs: Any, model: str) -> bytes:
 
 
 def retry_after(headers: Any) -> float | None:
-    """Seconds, from `retry-after-ms` or `retry-after` (a number; a date is not worth a clock here)."""
+    """Seconds, at most a day, from `retry-after-ms` or `retry-after` (a number or a date); None for a time gone by."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
-            return max(0.0, float(headers[name]) * unit)
-        except (KeyError, ValueError):
+            seconds = float(headers[name]) * unit
+        except KeyError:
             continue
+        except ValueError:
+            seconds = _until(headers[name])
+        if isfinite(seconds) and seconds >= 0:
+            return min(seconds, 86400.0)
     return None
+
+
+def _until(date: str) -> float:
+    """Seconds until an HTTP date; NaN for what is none."""
+    try:
+        return parsedate_to_datetime(date).timestamp() - time()
+    except (OverflowError, TypeError, ValueError):
+        return nan
 
 
 def _decode(raw: bytes, response: Response) -> dict[str, Any]:
     try:
         data = decode_json(raw)
-    except ValueError:
+    except (RecursionError, ValueError):
         kind = response.headers.get("content-type", "no content type")
         raise ProtocolError(f"The provider's answer is not JSON ({kind}, {len(raw)} bytes).") from None
     if type(data) is not dict:

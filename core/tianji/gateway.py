@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from tianji.assembly import Assembly, opening, ssl_context
+from tianji.assembly import Assembly, make_log, master_key, opening, ssl_context
 from tianji.attempts import Attempts, RetryBudget
 from tianji.config.schema import Config, GuardrailSpec
 from tianji.deployments import Builder, listed
@@ -22,13 +22,11 @@ from tianji.discovery import Catalogue
 from tianji.errors import ConfigError, PluginError, TianjiError
 from tianji.exchange import Exchange
 from tianji.health import Health
-from tianji.identity import MasterKey
 from tianji.ledger import MemoryLedger
-from tianji.log import Log, Outlet
 from tianji.memory import MemoryCounters, MemoryKV
 from tianji.model import Call, Deployment, Reply, Wire
 from tianji.pipeline import Pipeline
-from tianji.plugin import Callback, Guardrail, Plugin, convert_settings
+from tianji.plugin import Guardrail, Plugin, convert_settings
 from tianji.pricing import PriceBook
 from tianji.registry import Hooks, Registry
 from tianji.router import Router
@@ -232,7 +230,7 @@ class Gateway:
         """Wait for the old pipeline's calls, then close what only it used."""
         while old.pipeline.in_flight:  # noqa: ASYNC110 - an event would cost every call, for something this rare
             await asyncio.sleep(0.05)
-        await old.pipeline.stop(10.0)
+        await old.pipeline.stop(10.0, new.pipeline.log.outlets)
         alive = {id(plugin) for plugin in new.registry.plugins}
         gone = {f"{p.family}:{p.instance}" for p in old.registry.plugins if id(p) not in alive}
         for step in old.hooks.shutdown:
@@ -277,8 +275,8 @@ class Gateway:
             hooks=hooks,
             attempts=attempts,
             ledger=ledger,
-            log=self._log(hooks, registry, whens, config),
-            master=self._master(config),
+            log=make_log(hooks, registry, whens, config, old.pipeline.log if old is not None else None),
+            master=master_key(config),
             default_timeout=config.router.timeout or config.tianji_settings.request_timeout or 600.0,
         )
         wild = {group.group.name: group.group.deployments[0] for group in router.wildcards}
@@ -317,7 +315,14 @@ class Gateway:
         kept = self._kept.get((cls.family, instance))
         if kept is not None and type(kept) is cls and kept.settings == settings:
             return kept
-        return cls(settings, instance=instance, gateway=self)
+        try:
+            return cls(settings, instance=instance, gateway=self)
+        except TianjiError:
+            raise
+        except Exception as error:
+            found = self.catalogue.get(cls.family, cls.name)
+            label = f"{found.dist} {found.version}" if found is not None else cls.__module__
+            raise PluginError(f"{instance} ({label}) cannot be used: {type(error).__name__}: {error}") from error
 
     def _extension(self, registry: Registry, config: Config, name: str) -> None:
         found = self.catalogue.get("extensions", name)
@@ -377,21 +382,6 @@ class Gateway:
                 broken[spec.name] = str(error) if known else f"{type(error).__name__}: {error}"
                 logger.warning("callback %s is off: %s", spec.name, error, exc_info=None if known else error)
         return whens
-
-    def _log(self, hooks: Hooks, registry: Registry, whens: Mapping[str, str], config: Config) -> Log:
-        wants = any(plugin.wants_content for plugin in registry.plugins if isinstance(plugin, Callback))
-        outlets = [Outlet(step, when=whens.get(step.label, "all")) for step in hooks.log]
-        return Log(outlets, content=wants and not config.tianji_settings.turn_off_message_logging)
-
-    def _master(self, config: Config) -> MasterKey:
-        key = config.general_settings.master_key
-        if not key:
-            raise ConfigError(
-                "no master key",
-                path="general_settings.master_key",
-                mend="Set it there or in TIANJI_MASTER_KEY; a gateway without one would serve everybody",
-            )
-        return MasterKey(key, config.general_settings.tianji_key_header_name)
 
 
 _MODES = ("pre_call", "post_call", "during_call", "logging_only")

@@ -79,10 +79,15 @@ class Health:
 
     def succeeded(self, deployment: Deployment) -> None:
         state = self.states.get(deployment.id)
-        if state is not None and state.outcomes:
-            state.outcomes.append((self.clock(), True))
-            state.fails = 0
+        if state is None or not state.outcomes:
+            return
+        now = self.clock()
+        state.fails = 0
+        if state.cooling_until and state.cooling_until <= now:
+            state.outcomes.clear()
+            state.cooling_until = 0.0
             state.reason = ""
+        state.outcomes.append((now, True))
 
     def failed(self, deployment: Deployment, failure: Failure, group_size: int) -> None:
         """Note a failed attempt, and put the deployment aside where that is due."""

@@ -45,6 +45,10 @@ class Outlet:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
+    def serves(self, step: Step, when: str) -> bool:
+        """Whether it is the same callback instance's, so that its queue and circuit go on after a reload."""
+        return self._export == step.fn and self._when == when
+
     @property
     def state(self) -> str:
         """`ok`, or `open` while the circuit keeps batches away from a failing callback."""
@@ -140,5 +144,6 @@ class Log:
         for outlet in self.outlets:
             outlet.put(record)
 
-    async def stop(self, grace: float = 10.0) -> None:
-        await asyncio.gather(*(outlet.stop(grace) for outlet in self.outlets))
+    async def stop(self, grace: float = 10.0, keep: Sequence[Outlet] = ()) -> None:
+        """Deliver what is queued and end the workers, but for the outlets that another configuration has taken over."""
+        await asyncio.gather(*(outlet.stop(grace) for outlet in self.outlets if outlet not in keep))

@@ -65,7 +65,10 @@ class MemoryCounters:
 
     async def read(self, key: str, window: float) -> int:
         cells = self._cells.get(key)
-        return self._sum(cells, int(self._clock()) - window) if cells else 0
+        if not cells:
+            return 0
+        self._cells.move_to_end(key)
+        return self._sum(cells, int(self._clock()) - window)
 
     def _sum(self, cells: deque[tuple[int, int]], since: float) -> int:
         while cells and cells[0][0] <= since:

@@ -293,9 +293,12 @@ class Call:
             self.watched.append(check)
 
     def take_undo(self) -> Sequence[Undo]:
-        """What was deferred, in the order to run it in; empty from then on."""
-        undo, self._undo = self._undo, None
-        return undo[::-1] if undo else ()
+        """All that was deferred, in the order to run it in; nothing is left then. For tests."""
+        return tuple(iter(self.next_undo, None))
+
+    def next_undo(self) -> Undo | None:
+        """The next deferred step to run, the last deferred first; None when none is left."""
+        return self._undo.pop() if self._undo else None
 
     def remaining(self) -> float:
         """Seconds left until the deadline; never negative."""

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Coroutine, Sequence
 from time import monotonic, perf_counter, time
 from typing import Any, Protocol
 
-from tianji import dialects
-from tianji.attempts import Attempts, Charge, finished
-from tianji.errors import ClientGone, Failure, Internal, Unauthorized
+from tianji.accounting import Charge, estimate, finished, outcome, usage_so_far
+from tianji.attempts import Attempts
+from tianji.errors import ClientGone, Failure, Internal, Overloaded, Unauthorized, UpstreamFailure
 from tianji.identity import MasterKey
-from tianji.log import Log
+from tianji.log import Log, Outlet
 from tianji.model import Call, Entry, Ingress, Principal, Record, Reply, Usage, failure_record
 from tianji.pricing import cost as price_of
 from tianji.registry import Hooks, Step
@@ -29,6 +31,8 @@ logger = logging.getLogger("tianji.pipeline")
 DRAINS = 100
 """Streams read to their end at once, after their clients left."""
 DRAIN_TIME = 60.0
+OWED = 10_000
+"""Entries that are kept while the ledger cannot take them."""
 
 
 class Egress(Protocol):
@@ -39,6 +43,12 @@ class Egress(Protocol):
 
     async def refuse(self, call: Call, failure: Failure) -> None:
         """Write an error. Nothing was written before."""
+
+    async def cut(self, call: Call, failure: Failure) -> None:
+        """Write an error, as an answer or as a stream's last frame, whichever is still possible. Never raises."""
+
+    def release(self) -> bool:
+        """What follows no longer ends when the client leaves. True: it has left already."""
 
 
 class Pipeline:
@@ -55,7 +65,9 @@ class Pipeline:
         self.master = master
         self.default_timeout = default_timeout
         self.in_flight = 0
-        self._drains: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._drains = 0
+        self._owed: deque[Entry] = deque(maxlen=OWED)
 
     async def identify(self, ingress: Ingress) -> Principal:
         """Who is calling. Anything but a principal is a 401: a fault never becomes an identity."""
@@ -74,7 +86,7 @@ class Pipeline:
     async def run(self, call: Call, egress: Egress) -> None:
         """One call, from an identified and parsed request to its record. Never raises a Failure.
 
-        Raises `CancelledError` only when the server stops; a client that leaves is an ordinary end.
+        `CancelledError` means that the client left or that the server stops; the call is closed, and it goes on up.
         """
         self.in_flight += 1
         failure: Failure | None = None
@@ -90,15 +102,23 @@ class Pipeline:
             failure = error
             await egress.refuse(call, error)
         except asyncio.CancelledError:
-            failure = ClientGone("The client left before the answer was complete.")
+            if egress.release():
+                failure = ClientGone("The client left before the answer was complete.")
+            else:
+                failure = Overloaded("The gateway is shutting down.", code="shutting_down")
+                await egress.cut(call, failure)
             raise
         except Exception:
             logger.exception("call %s failed", call.id)
             failure = Internal(f"The gateway failed. Its log has the details under call id {call.id}.")
             await egress.refuse(call, failure)
         finally:
+            egress.release()
             try:
                 await self._finish(call, failure)
+            except asyncio.CancelledError:
+                self._spawn(self._close(call, failure), f"close {call.id}")
+                raise
             finally:
                 self.in_flight -= 1
 
@@ -111,7 +131,7 @@ class Pipeline:
             if reply is not None:
                 call.reply = reply
                 return reply, step.position
-        return None, 1_000_000
+        return None, len(self.hooks.row)
 
     async def _answer(self, call: Call, ready: Reply | None) -> Reply:
         """The attempt loop, with the checks that run beside it. No byte leaves before they have all passed.
@@ -127,8 +147,7 @@ class Pipeline:
             call.reply = reply = ready or await self.attempts.run(call)
             if call.timing is not None:
                 call.timing.append(("provider", perf_counter() - start))
-            for check in checks:
-                await check
+            await asyncio.gather(*checks)
         finally:
             for check in checks:
                 check.cancel()
@@ -151,15 +170,18 @@ class Pipeline:
     def _price(self, call: Call, reply: Reply) -> None:
         """The cost of a whole answer, known before its headers go out. A stream's is known at its end."""
         charge: Charge | None = call.charge
-        if reply.stream is not None or reply.source != "provider" or charge is None:
+        if charge is None or charge.reply is None or charge.reply.stream is not None:
             return
-        if reply.usage is None:
-            reply.usage = estimate(call, reply)
-        reply.cost = charge.cost = price_of(charge.deployment.price, reply.usage)
+        usage = charge.reply.usage
+        if usage is None:
+            usage = charge.reply.usage = estimate(call, charge.reply)
+        reply.usage = usage
+        reply.cost = charge.cost = price_of(charge.deployment.price, usage)
 
     async def _finish(self, call: Call, failure: Failure | None) -> None:
-        """Cut or drain the upstream, run what was deferred, settle, record. Runs once, whatever happened before."""
-        reply = call.reply
+        """Cut or drain the upstream, run what was deferred, settle, record, whatever happened before."""
+        charge: Charge | None = call.charge
+        reply = charge.reply if charge is not None else call.reply
         upstream = reply.upstream if reply is not None else None
         if upstream is not None and not upstream.ended:
             if isinstance(failure, ClientGone) and self._drain(call, failure):
@@ -171,7 +193,8 @@ class Pipeline:
             logger.exception("call %s could not be closed", call.id)
 
     async def _close(self, call: Call, failure: Failure | None) -> None:
-        for undo in call.take_undo():
+        """The end of a call. Each step is done at most once, so that what was cancelled can be called again."""
+        while (undo := call.next_undo()) is not None:
             try:
                 await undo()
             except Exception:
@@ -190,27 +213,43 @@ class Pipeline:
             self.log.put(self._record(call, failure, usage))
 
     async def _settle(self, call: Call, failure: Failure | None) -> Usage | None:
-        """Exactly one entry after each reservation: what it cost, as well as that can be known."""
+        """One entry for the reservation that is still open: what it cost, as well as that can be known."""
         charge: Charge | None = call.charge
-        reply = call.reply
         if charge is None or charge.settled:
-            return reply.usage if reply is not None else None
+            return call.reply.usage if call.reply is not None else None
+        if not charge.sent or charge.failed:
+            await self._write(charge.entry(call, "void", 0, charge.failed or outcome(failure, None)))
+            charge.settled = True
+            return None
+        usage = usage_so_far(call, charge.reply)
+        cost = charge.cost = charge.cost or price_of(charge.deployment.price, usage)
+        if call.reply is not None:
+            call.reply.usage, call.reply.cost = usage, cost
+        await self._write(charge.entry(call, "settle", cost.nano, outcome(failure, charge.reply), usage))
         charge.settled = True
-        usage = usage_so_far(call, reply)
-        cost = charge.cost or price_of(charge.deployment.price, usage)
-        charge.cost = cost
-        if reply is not None:
-            reply.usage, reply.cost = usage, cost
-        await self.ledger.settle(
-            Entry(
-                f"{charge.entry_id}:settle", "settle", call.id, charge.number, call.principal.key_id,
-                charge.deployment.id, charge.deployment.model, cost.nano, usage, cost.price_version,
-                outcome(failure, reply), time(),
-            )
-        )  # fmt: skip
+        if isinstance(failure, UpstreamFailure):
+            self.attempts.broke(call, charge, failure)
         if self.log or self.hooks.observers:
             call.attempts.append(finished(charge, failure=failure, usage=usage, ttft=call.ttft))
         return usage
+
+    async def _write(self, entry: Entry) -> None:
+        """Settle, or keep the entry for later where the ledger cannot take it now."""
+        try:
+            while self._owed:
+                await self.ledger.settle(self._owed[0])
+                self._owed.popleft()
+            await self.ledger.settle(entry)
+        except Exception:
+            logger.exception("the ledger did not take %s; it will be offered again", entry.entry_id)
+            if len(self._owed) == OWED:
+                logger.error("%s is given up: too many entries wait for the ledger", self._owed[0])
+            self._owed.append(entry)
+
+    def _spawn(self, job: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(job, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     # -- details -------------------------------------------------------------------------------------------------------
 
@@ -223,27 +262,25 @@ class Pipeline:
     def _drain(self, call: Call, failure: Failure) -> bool:
         """Read on in the background where the provider bills in full anyway. False: not this provider, or no room."""
         charge: Charge | None = call.charge
-        if charge is None or len(self._drains) >= DRAINS:
+        if charge is None or self._drains >= DRAINS or charge.reply is None or charge.reply.upstream is None:
             return False
+        upstream = charge.reply.upstream
         if charge.deployment.provider not in self.hooks.drains:
             return False
 
         async def read_on() -> None:
-            reply = call.reply
             try:
                 async with asyncio.timeout(DRAIN_TIME):
-                    if reply is not None and reply.upstream is not None:
-                        await reply.upstream.drain()
+                    await upstream.drain()
             except (TimeoutError, Failure):
                 pass
             finally:
-                if reply is not None and reply.upstream is not None:
-                    reply.upstream.close()
+                self._drains -= 1
+                upstream.close()
                 await self._close(call, failure)
 
-        task = asyncio.get_running_loop().create_task(read_on(), name=f"drain {call.id}")
-        self._drains.add(task)
-        task.add_done_callback(self._drains.discard)
+        self._drains += 1
+        self._spawn(read_on(), f"drain {call.id}")
         return True
 
     def _record(self, call: Call, failure: Failure | None, usage: Usage | None) -> Record:
@@ -294,11 +331,14 @@ class Pipeline:
             response=_kept(call) if self.log.content else None,
         )
 
-    async def stop(self, grace: float) -> None:
-        """Wait for drains, then for the log."""
-        if self._drains:
-            await asyncio.wait(set(self._drains), timeout=grace)
-        await self.log.stop(grace)
+    async def stop(self, grace: float, keep: Sequence[Outlet] = ()) -> None:
+        """Wait for the calls, then for what still closes or drains, then for the log: `grace` seconds for them all."""
+        until = monotonic() + grace
+        while self.in_flight and monotonic() < until:  # noqa: ASYNC110 - an event would cost every call
+            await asyncio.sleep(0.02)
+        if self._background:
+            await asyncio.wait(set(self._background), timeout=max(0.0, until - monotonic()))
+        await self.log.stop(max(1.0, until - monotonic()), keep)
 
 
 async def _timed(call: Call, stage: str, step: Step, *args: Any) -> Any:
@@ -308,52 +348,6 @@ async def _timed(call: Call, stage: str, step: Step, *args: Any) -> Any:
     finally:
         if call.timing is not None:
             call.timing.append((f"{stage}-{step.label}", perf_counter() - start))
-
-
-def outcome(failure: Failure | None, reply: Reply | None) -> str:
-    """`success`, `failure`, `partial` (a stream that broke) or `cancelled` (the client left)."""
-    if failure is None:
-        return "success"
-    if isinstance(failure, ClientGone):
-        return "cancelled"
-    return "partial" if reply is not None and reply.stream is not None else "failure"
-
-
-def usage_so_far(call: Call, reply: Reply | None) -> Usage | None:
-    """The usage that the provider stated, else an estimate that is marked as one."""
-    if reply is None:
-        return estimate(call, None)
-    if reply.usage is not None:
-        return reply.usage
-    meter = reply.meter
-    if meter is None:
-        return estimate(call, reply)
-    stated: Usage | None = meter.usage
-    if stated is not None and (meter.finished or stated.output_tokens >= meter.delivered):
-        return stated
-    guess = estimate(call, reply)
-    if stated is None:
-        return guess
-    return Usage(
-        input_tokens=stated.input_tokens,
-        output_tokens=max(stated.output_tokens, guess.output_tokens),
-        cache_read_tokens=stated.cache_read_tokens,
-        cache_write_tokens=stated.cache_write_tokens,
-        cache_write_1h_tokens=stated.cache_write_1h_tokens,
-        estimated=True,
-    )
-
-
-def estimate(call: Call, reply: Reply | None) -> Usage:
-    """Tokens counted from sizes: four bytes of text each; in a stream, one for each content frame delivered."""
-    dialect = dialects.get(call.dialect)
-    prompt = sum(len(box[key].encode()) for box, key in dialect.texts(call.body))
-    output = 0
-    if reply is not None and reply.meter is not None:
-        output = reply.meter.delivered
-    elif reply is not None and reply.stream is None and type(reply.body) is dict:
-        output = sum(len(box[key].encode()) for box, key in dialect.reply_texts(reply.body)) // 4
-    return Usage(input_tokens=-(-prompt // 4), output_tokens=output, estimated=True)
 
 
 def _end_user(call: Call) -> str | None:
@@ -370,6 +364,3 @@ def _kept(call: Call) -> bytes | None:
         return b"".join(call.kept)
     reply = call.reply
     return reply.raw[: 1024 * 1024] if reply is not None and reply.stream is None else None
-
-
-__all__ = ["Egress", "Pipeline", "estimate", "outcome", "usage_so_far"]

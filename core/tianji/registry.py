@@ -14,7 +14,7 @@ import msgspec
 import pluggy
 
 from tianji import hookspecs
-from tianji.errors import PluginError
+from tianji.errors import PluginError, TianjiError
 from tianji.plugin import Plugin, Provider, Strategy
 
 HookFn = Callable[..., Awaitable[Any]]
@@ -41,6 +41,8 @@ class Hooks(msgspec.Struct, frozen=True):
     log: tuple[Step, ...]
     startup: tuple[Step, ...]
     shutdown: tuple[Step, ...]
+    row: tuple[str, ...]
+    """Labels of all plugins, in the order in which a call meets them."""
     providers: dict[str, HookFn]
     """By provider name: `provider_call`."""
     drains: frozenset[str]
@@ -76,7 +78,12 @@ class Registry:
     def configure(self, app: Any) -> None:
         """Run every `configure` hook, in order."""
         for step in self._steps("configure"):
-            step.fn(app)
+            try:
+                step.fn(app)
+            except TianjiError:
+                raise
+            except Exception as error:
+                raise PluginError(f"{step.label} cannot be assembled: {type(error).__name__}: {error}") from error
 
     def seal(self, *, attempt: Callable[[Provider], HookFn] | None = None) -> Hooks:
         """Compile. Raises `PluginError` for an implementation that matches no hook.
@@ -98,6 +105,7 @@ class Registry:
             log=self._steps("log"),
             startup=self._steps("startup"),
             shutdown=shutdown[::-1],
+            row=tuple(f"{p.family}:{p.instance}" for p in self.row()),
             providers={p.instance: short(p) for p in self.plugins if isinstance(p, Provider)},
             drains=frozenset(p.instance for p in self.plugins if getattr(p, "drain", False)),
             natives={p.instance: p.native for p in self.plugins if isinstance(p, Provider)},

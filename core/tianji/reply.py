@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Protocol
 
 import msgspec
 
+from tianji.errors import ProtocolError
 from tianji.records import Cost, Usage
 
 encode_json = msgspec.json.Encoder().encode
@@ -38,10 +40,14 @@ class Chunk:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Decoded payloads; the closing `[DONE]` is not an event. Do not mutate: use `with_events`."""
+        """Decoded payloads; the closing `[DONE]` is not an event. Do not mutate: use `with_events`.
+
+        Raises `ProtocolError` for bytes that are no events: what cannot be read cannot be judged, and must not pass
+        for an empty chunk.
+        """
         events = self._events
         if events is None:
-            events = self._events = [decode_json(data) for data in sse_payloads(self._raw or b"")]
+            events = self._events = [_decode_event(data) for data in sse_payloads(self._raw or b"", strict=True)]
         return events
 
     def with_events(self, events: list[dict[str, Any]]) -> Chunk:
@@ -66,14 +72,47 @@ def sse_encode(events: Iterable[dict[str, Any]], *, named: bool = False) -> byte
     return b"".join(b"data: %b\n\n" % encode_json(event) for event in events)
 
 
-def sse_payloads(raw: bytes) -> Iterable[bytes]:
-    """The `data:` payloads of whole frames that the gateway itself framed or checked. `[DONE]` is left out."""
-    for frame in raw.replace(b"\r\n", b"\n").split(b"\n\n"):
-        lines = [line[5:].lstrip(b" ") for line in frame.split(b"\n") if line.startswith(b"data:")]
-        if lines:
-            data = b"\n".join(lines)
-            if data != b"[DONE]":
-                yield data
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"", b"data", b"event", b"id", b"retry")
+"""What a line may begin with, up to its colon; the empty one is a comment's."""
+
+
+def sse_payloads(raw: bytes, *, strict: bool = False) -> Iterator[bytes]:
+    """The `data:` payloads of whole frames, read as a client reads them. `[DONE]` is left out.
+
+    Lines end with CR, LF or CRLF, and one byte order mark may come first
+    (https://html.spec.whatwg.org/multipage/server-sent-events.html). `strict` raises `ProtocolError` for a frame
+    without data that has a line which is neither a comment nor a known field.
+    """
+    if raw.startswith(_BOM):
+        raw = raw[len(_BOM) :]
+    lines: list[bytes] = []
+    unknown = False
+    for line in (*_LINE_END.split(raw), b""):
+        if line:
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                lines.append(value.lstrip(b" "))
+            elif name not in _FIELDS:
+                unknown = True
+            continue
+        data = b"\n".join(lines)
+        if strict and unknown and not data:
+            raise ProtocolError("The provider's stream holds a frame that is no event.")
+        if data and data.rstrip() != b"[DONE]":
+            yield data
+        lines, unknown = [], False
+
+
+def _decode_event(data: bytes) -> dict[str, Any]:
+    try:
+        event = decode_json(data)
+    except msgspec.DecodeError as error:
+        raise ProtocolError("The provider's stream holds an event that is not JSON.") from error
+    if type(event) is not dict:
+        raise ProtocolError("The provider's stream holds an event that is not an object.")
+    return event
 
 
 class Reply:

@@ -60,17 +60,24 @@ class Router:
         self._filled: dict[str, Group] = {}
         self._refine = refine
 
-    def find(self, model: str) -> Group:
-        """The group that a request's model name stands for; `UnknownModel` with the near matches."""
+    def find(self, model: str, principal: Principal | None = None) -> Group:
+        """The group that a request's model name stands for.
+
+        Raises `UnknownModel` with the near matches, among the names that the caller may use.
+        """
+        group = self.known(model)
+        if group is None:
+            raise UnknownModel(self._unknown(model, principal), param="model")
+        return group
+
+    def known(self, model: str) -> Group | None:
+        """The same; None where there is none."""
         alias = self.aliases.get(model)
         name = alias[0] if alias is not None else model
         group = self.groups.get(name)
         if group is not None and "*" not in name:
             return group
-        group = self._filled.get(name) or self.by_id.get(name) or self._fill(name)
-        if group is None:
-            raise UnknownModel(self._unknown(model), param="model")
-        return group
+        return self._filled.get(name) or self.by_id.get(name) or self._fill(name)
 
     def allowed(self, group: Group, principal: Principal, asked: str) -> Sequence[Deployment]:
         """The deployments of a group that the caller may use; `Forbidden` where there is none."""
@@ -123,8 +130,11 @@ class Router:
         refined: Deployment = self._refine(concrete) if callable(self._refine) else concrete
         return refined
 
-    def _unknown(self, model: str) -> str:
-        near = get_close_matches(model, [*self.names(), *self.by_id], n=3, cutoff=0.5)
+    def _unknown(self, model: str, principal: Principal | None) -> str:
+        names = [*self.names(), *self.by_id]
+        if principal is not None and not principal.is_admin:
+            names = [name for name in self.names() if granted(principal.models, name, name)]
+        near = get_close_matches(model, names, n=3, cutoff=0.5)
         if near:
             hint = f" Did you mean {' or '.join(repr(name) for name in near)}?"
         else:

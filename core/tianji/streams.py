@@ -7,7 +7,8 @@ fills the transport's bounded buffer and then the provider's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Iterator
 from time import monotonic, time
 from typing import Any
 
@@ -15,22 +16,33 @@ from tianji import dialects, framing
 from tianji.dialects.base import Monitor
 from tianji.dialects.chat_stream import ChatStreamer
 from tianji.errors import Failure, ProtocolError, classify
-from tianji.model import Call, Chunk, Event, decode_json
+from tianji.model import Call, Chunk, Deployment, Event, Secret, decode_json
 from tianji.providers.http import END, HTTPProvider
+from tianji.secrets import holds_secret
 from tianji.transport import Response
 
 logger = logging.getLogger("tianji.streams")
+
+GRACE = 0.2
+"""Seconds for an upstream to end its message after it said that it is done."""
+_USERINFO = re.compile(r"://[^\s/@]+@")
 
 
 class UpstreamStream:
     """What both kinds of stream have in common. `meter` knows usage, model and how much was delivered so far."""
 
-    __slots__ = ("_failed", "_first", "_idle", "_opened", "_started", "ended", "meter", "named", "provider", "response")
+    __slots__ = (
+        "_closed_soon", "_failed", "_first", "_idle", "_opened", "_started", "deployment", "ended", "meter", "named",
+        "provider", "response",
+    )  # fmt: skip
 
     meter: Monitor | ChatStreamer
 
-    def __init__(self, provider: HTTPProvider, response: Response, idle: float, *, named: bool) -> None:
+    def __init__(
+        self, provider: HTTPProvider, deployment: Deployment, response: Response, idle: float, *, named: bool
+    ) -> None:
         self.provider = provider
+        self.deployment = deployment
         self.response = response
         self.named = named
         self.ended = False
@@ -40,6 +52,8 @@ class UpstreamStream:
         self._first: Chunk | None = None
         self._opened = False
         self._started = False
+        self._closed_soon = False
+        """All was said; the upstream gets a moment to end its message, so that the connection can be used again."""
 
     async def open(self, seconds: float) -> None:
         """Wait for the first event; an error in it is raised here, before anything was sent to the client.
@@ -60,13 +74,34 @@ class UpstreamStream:
         chunk, self._first = self._first, None
         while chunk is None:
             if self._failed is not None:
+                redact(self._failed, self.deployment)
                 raise self._failed
             if self.ended:
                 raise StopAsyncIteration
-            chunk = await self._next(self._idle)
+            if self._closed_soon:
+                await self._finish()
+            else:
+                chunk = await self._next(self._idle)
         return chunk
 
+    async def _finish(self) -> None:
+        """Wait shortly for the end of the message; the answer itself is complete, so nothing here is a failure."""
+        until = monotonic() + GRACE
+        try:
+            while not self.response.complete and (left := until - monotonic()) > 0:
+                await self.response.chunk(left)
+        except Failure:
+            pass
+        self.close()
+
     async def _next(self, seconds: float) -> Chunk | None:
+        try:
+            return await self._read(seconds)
+        except Failure as failure:
+            redact(failure, self.deployment)
+            raise
+
+    async def _read(self, seconds: float) -> Chunk | None:
         data = await self.response.chunk(seconds)
         if not data:
             self.ended = True
@@ -106,7 +141,7 @@ class UpstreamStream:
         self.close()
         try:
             data = decode_json(b"".join(parts))
-        except ValueError:
+        except (RecursionError, ValueError):
             return ProtocolError("The provider answered a streamed request with something that is not a stream.")
         if isinstance(data, list) and data:
             data = data[0]
@@ -117,8 +152,11 @@ class UpstreamStream:
 
     async def drain(self) -> None:
         """Read to the end for the usage alone."""
-        while not self.ended:
-            await self._next(self._idle)
+        while not self.ended and self._failed is None:
+            if self._closed_soon:
+                await self._finish()
+            else:
+                await self._next(self._idle)
 
     def close(self) -> None:
         """Cut the upstream off. Safe to call at any time, any number of times."""
@@ -134,9 +172,11 @@ class Forwarded(UpstreamStream):
 
     __slots__ = ("_frames",)
 
-    def __init__(self, provider: HTTPProvider, call: Call, response: Response, idle: float) -> None:
+    def __init__(
+        self, provider: HTTPProvider, deployment: Deployment, call: Call, response: Response, idle: float
+    ) -> None:
         dialect = dialects.get(call.dialect)
-        super().__init__(provider, response, idle, named=dialect.named)
+        super().__init__(provider, deployment, response, idle, named=dialect.named)
         self.meter = dialect.monitor(call)
         self._frames = framing.Splitter()
 
@@ -144,8 +184,25 @@ class Forwarded(UpstreamStream):
         whole = self._frames.feed(data)
         if not whole:
             return None
-        raw = self.meter.feed(whole)  # type: ignore[union-attr]  # a Monitor, set above
+        meter: Any = self.meter
+        raw = meter.feed(whole)
+        if getattr(meter, "done", False):
+            raw += self._done(raw)
         return Chunk(raw, named=self.named) if raw else None
+
+    def _done(self, before: bytes) -> bytes:
+        """The upstream said that it is done, whatever its connection does: the closing events."""
+        meter: Any = self.meter
+        try:
+            closing: bytes = meter.end()
+        except Failure as failure:
+            self.close()
+            if not before or not self._opened:
+                raise
+            self._failed = failure  # what came before it is good, and goes out first
+            return b""
+        self._closed_soon = True
+        return closing
 
     def _close(self) -> Chunk | None:
         meter: Any = self.meter
@@ -162,10 +219,17 @@ class Translated(UpstreamStream):
     meter: ChatStreamer
 
     def __init__(
-        self, provider: HTTPProvider, call: Call, said: Call, response: Response, framing_name: str, idle: float
+        self,
+        provider: HTTPProvider,
+        deployment: Deployment,
+        call: Call,
+        said: Call,
+        response: Response,
+        framing_name: str,
+        idle: float,
     ) -> None:
         dialect = dialects.get(call.dialect)
-        super().__init__(provider, response, idle, named=dialect.named)
+        super().__init__(provider, deployment, response, idle, named=dialect.named)
         self.meter = ChatStreamer(said, id=f"chatcmpl-{call.id}", created=int(time()))
         self._framing = framing_name
         self._frames = framing.decoder(framing_name)
@@ -233,7 +297,7 @@ class Translated(UpstreamStream):
                 events += self._out.send(pushed)
 
 
-UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+UNREADABLE = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 """What reading an answer raises that is not what it should be."""
 
 
@@ -241,6 +305,55 @@ def unreadable(provider: str, error: Exception) -> ProtocolError:
     """The failure for an answer that a decoder fell over: the vendor's fault or the plugin's, never a 500."""
     logger.warning("%s could not read an answer", provider, exc_info=error)
     return ProtocolError(f"The provider's answer could not be read ({type(error).__name__}).", provider=provider)
+
+
+def redact(failure: Failure, deployment: Deployment) -> None:
+    """Take out of a failure what the provider repeated of our credentials."""
+    secrets = list(_secrets(deployment))
+    message = _strike(failure.message, secrets)
+    if message != failure.message:
+        failure.message = message
+        failure.args = (message,)
+    for name in ("code", "type", "param"):
+        if type(value := getattr(failure, name)) is str and (struck := _strike(value, secrets)) != value:
+            setattr(failure, name, struck)
+    failure.extra = _strike(failure.extra, secrets)
+    failure.headers = _strike(failure.headers, secrets)
+
+
+def _secrets(deployment: Deployment) -> Iterator[str]:
+    """The credentials that a deployment sends."""
+    if deployment.api_key:
+        yield deployment.api_key.reveal()
+    for name, value in deployment.extra_headers.items():
+        if holds_secret(name):
+            yield value.rpartition(" ")[2]  # without `Bearer`
+    for field in getattr(deployment.settings, "__struct_fields__", ()):
+        if isinstance(value := getattr(deployment.settings, field), Secret):
+            yield value.reveal()
+
+
+def _strike(value: Any, secrets: list[str]) -> Any:
+    """A value with `***` in place of secrets, of any 12 or more first characters of one, and of `user:password@`."""
+    if type(value) is dict:
+        return {key: _strike(one, secrets) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strike(one, secrets) for one in value]
+    if type(value) is not str:
+        return value
+    for secret in secrets:
+        if len(secret) < 12:
+            if len(secret) > 3:  # a short one only as a word of its own: it may be part of any other
+                value = re.sub(rf"(?<![\w-]){re.escape(secret)}(?![\w-])", "***", value)
+            continue
+        at = value.find(secret[:12])
+        while at >= 0:
+            end = at + 12
+            while end < len(value) and value[end] == secret[end - at : end - at + 1]:
+                end += 1
+            value = value[:at] + "***" + value[end:]
+            at = value.find(secret[:12], at + 3)
+    return _USERINFO.sub("://***@", value)
 
 
 def refusal(provider: HTTPProvider, status: int, data: Any) -> Failure:

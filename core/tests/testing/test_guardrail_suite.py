@@ -114,6 +114,7 @@ def test_a_blind_guardrail_is_found(failed: Run) -> None:
         "test_logging_only",
         "test_post_call",
         "test_stream",
+        "test_interleaved_stream",
         "test_stream_across_windows",
     } == found.keys()
 

@@ -33,6 +33,10 @@ ChatStream = Generator[list[dict[str, Any]], "dict[str, Any] | None", None]
 """Sent one chat chunk at a time (None: the stream is over); yields the events to send in another dialect."""
 
 
+Lane = tuple[tuple[Any, ...], Any, Any]
+"""A place of text in an answer: the hashable key of its lane, the container, the key in the container."""
+
+
 class Dialect:
     """One client wire format. Subclasses say what is particular; the defaults are OpenAI's."""
 
@@ -94,8 +98,20 @@ class Dialect:
         """Where the caller's texts are: `(container, key)` pairs with `container[key]` a string, in reading order."""
         return []
 
+    def unreadable(self, body: dict[str, Any]) -> str | None:
+        """The field in which the caller sent token numbers, where a text could be: nobody here can read them."""
+        return None
+
     def reply_texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
-        """The same for an answer, whole or one event of a stream."""
+        """Where the texts of an answer are, whole or one event of a stream."""
+        return [(box, key) for _, box, key in self.reply_lanes(body)]
+
+    def reply_lanes(self, body: dict[str, Any]) -> list[Lane]:
+        """The same, each with the lane it belongs to: `(lane, container, key)`.
+
+        The events of a stream interleave several texts (choices, reasoning, the arguments of each tool call). Pieces
+        of the same lane, in the order of arrival, are one text; pieces of two lanes never are.
+        """
         return []
 
 
@@ -127,6 +143,24 @@ def optional(body: dict[str, Any], field: str, kind: type | tuple[type, ...], wh
 def objects(value: Any) -> list[dict[str, Any]]:
     """The objects of a list; providers have been seen to answer with nulls and texts where objects belong."""
     return [one for one in value if type(one) is dict] if type(value) is list else []
+
+
+def position(value: Any, default: int) -> int:
+    """An `index` as the provider states it, or the place in the list where it states none."""
+    return value if type(value) is int else default
+
+
+def descriptions(value: Any, slots: list[tuple[Any, Any]]) -> None:
+    """Add every `description` in a tool or schema: the caller's words, and the model reads them."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if type(one) is dict:
+            if type(one.get("description")) is str:
+                slots.append((one, "description"))
+            rest.extend(reversed(one.values()))
+        elif type(one) is list:
+            rest.extend(reversed(one))
 
 
 def type_name(value: object) -> str:

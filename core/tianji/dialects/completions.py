@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tianji.dialects.base import ChatStream, Dialect, Monitor, objects, optional, type_name
+from tianji.dialects.base import ChatStream, Dialect, Lane, Monitor, objects, optional, position, type_name
 from tianji.dialects.chat_stream import ChatMonitor
 from tianji.dialects.usage import from_openai
 from tianji.errors import BadRequest
@@ -67,15 +67,25 @@ class OpenAICompletions(Dialect):
 
     def texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
         prompt = body.get("prompt")
+        slots: list[tuple[Any, Any]] = []
         if isinstance(prompt, str):
-            return [(body, "prompt")]
-        if isinstance(prompt, list):
-            return [(prompt, index) for index, one in enumerate(prompt) if isinstance(one, str)]
-        return []
+            slots = [(body, "prompt")]
+        elif isinstance(prompt, list):
+            slots = [(prompt, index) for index, one in enumerate(prompt) if isinstance(one, str)]
+        if isinstance(body.get("suffix"), str):
+            slots.append((body, "suffix"))
+        return slots
 
-    def reply_texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
+    def unreadable(self, body: dict[str, Any]) -> str | None:
+        value = body.get("prompt")
+        return "prompt" if isinstance(value, list) and not all(isinstance(one, str) for one in value) else None
+
+    def reply_lanes(self, body: dict[str, Any]) -> list[Lane]:
         return [
-            (one, "text") for one in objects(body.get("choices")) if isinstance(one.get("text"), str) and one["text"]
+            ((position(one.get("index"), at), key), one, key)
+            for at, one in enumerate(objects(body.get("choices")))
+            for key in ("text", "reasoning_content", "reasoning")
+            if isinstance(one.get(key), str) and one[key]
         ]
 
 

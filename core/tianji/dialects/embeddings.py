@@ -41,3 +41,7 @@ class OpenAIEmbeddings(Dialect):
         if isinstance(text, list):
             return [(text, index) for index, one in enumerate(text) if isinstance(one, str)]
         return []
+
+    def unreadable(self, body: dict[str, Any]) -> str | None:
+        value = body.get("input")
+        return "input" if isinstance(value, list) and not all(isinstance(one, str) for one in value) else None

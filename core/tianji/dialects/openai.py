@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tianji.dialects.base import Dialect, Monitor, need, objects, optional, type_name
+from tianji.dialects.base import Dialect, Lane, Monitor, descriptions, need, objects, optional, position, type_name
 from tianji.dialects.chat_stream import ChatMonitor
 from tianji.dialects.usage import from_openai, to_openai
 from tianji.errors import BadRequest
@@ -65,37 +65,66 @@ class OpenAIChat(Dialect):
         return ChatMonitor(call)
 
     def texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
-        slots: list[tuple[Any, Any]] = []
-        for message in body.get("messages") or ():
-            if type(message) is dict:
-                content_slots(message, slots)
+        lanes: list[Lane] = []
+        for message in objects(body.get("messages")):
+            _message_lanes(message, (), lanes)
+        if type(prediction := body.get("prediction")) is dict:
+            _content_lanes(prediction, "content", (), lanes)
+        slots = [(box, key) for _, box, key in lanes]
+        for field in ("tools", "functions", "response_format"):
+            descriptions(body.get(field), slots)
         return slots
 
-    def reply_texts(self, body: dict[str, Any]) -> list[tuple[Any, Any]]:
-        slots: list[tuple[Any, Any]] = []
-        for choice in objects(body.get("choices")):
-            message = choice.get("message") or choice.get("delta")
-            if type(message) is not dict:
-                continue
-            content_slots(message, slots)
-            for name in ("reasoning_content", "refusal"):
-                if type(message.get(name)) is str and message[name]:
-                    slots.append((message, name))
-            for tool in objects(message.get("tool_calls")):
-                function = tool.get("function")
-                if type(function) is dict and type(function.get("arguments")) is str and function["arguments"]:
-                    slots.append((function, "arguments"))
-        return slots
+    def reply_lanes(self, body: dict[str, Any]) -> list[Lane]:
+        lanes: list[Lane] = []
+        for at, choice in enumerate(objects(body.get("choices"))):
+            for name in ("message", "delta"):
+                if type(message := choice.get(name)) is dict:
+                    _message_lanes(message, (position(choice.get("index"), at),), lanes)
+        return lanes
 
 
-def content_slots(message: dict[str, Any], slots: list[tuple[Any, Any]]) -> None:
-    """Add the places of a message's texts: its string content, or the text parts of its content list."""
-    content = message.get("content")
-    if type(content) is str:
-        if content:
-            slots.append((message, "content"))
-    elif type(content) is list:
-        slots.extend((part, "text") for part in content if type(part) is dict and type(part.get("text")) is str)
+_TEXTS = ("reasoning_content", "reasoning", "refusal")
+"""Texts beside a message's content. `reasoning` is what OpenRouter, Groq and vLLM say for `reasoning_content`."""
+
+
+def _message_lanes(message: dict[str, Any], lane: tuple[Any, ...], lanes: list[Lane]) -> None:
+    """Add the places of all texts of a message or delta, under the lane of its choice."""
+    _content_lanes(message, "content", lane, lanes)
+    for name in _TEXTS:
+        _add(message, name, (*lane, name), lanes)
+    for at, detail in enumerate(objects(message.get("reasoning_details"))):
+        for name in ("text", "summary"):
+            _add(detail, name, (*lane, "reasoning_details", position(detail.get("index"), at), name), lanes)
+    for at, tool in enumerate(objects(message.get("tool_calls"))):
+        number = position(tool.get("index"), at)
+        _add(tool.get("function"), "arguments", (*lane, "tool", number), lanes)
+        _add(tool.get("custom"), "input", (*lane, "custom", number), lanes)
+    _add(message.get("function_call"), "arguments", (*lane, "function_call"), lanes)
+    _add(message.get("audio"), "transcript", (*lane, "transcript"), lanes)
+
+
+def _content_lanes(
+    box: dict[str, Any], name: str, lane: tuple[Any, ...], lanes: list[Lane], kind: str = "content"
+) -> None:
+    """A content: a string, or a list of strings and parts. Mistral's thinking part holds such a list again."""
+    content = box.get(name)
+    if type(content) is not list:
+        _add(box, name, (*lane, kind), lanes)
+        return
+    for at, part in enumerate(content):
+        if type(part) is dict:
+            _content_lanes(part, "text", lane, lanes, kind)
+            for inner in ("refusal", "thinking"):
+                _content_lanes(part, inner, lane, lanes, inner)
+        elif type(part) is str:
+            _add(content, at, (*lane, kind), lanes)
+
+
+def _add(box: Any, key: Any, lane: tuple[Any, ...], lanes: list[Lane]) -> None:
+    value = box.get(key) if type(box) is dict else box[key] if type(box) is list else None
+    if type(value) is str and value:
+        lanes.append((lane, box, key))
 
 
 def _bad_role(message: dict[str, Any], index: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from tianji.dialects.usage import MOST
 from tianji.model import Usage
 
 
@@ -46,6 +47,21 @@ _decode = msgspec.json.Decoder(_Answer).decode
 _NONE = _Details()
 
 
+def _sound(total: int, details: _Details) -> bool:
+    """Whether these can be numbers of tokens, none above its total; `from_openai` makes the best of others."""
+    if not 0 <= total <= MOST:
+        return False
+    if details is _NONE:
+        return True
+    return (
+        0 <= (details.cached_tokens or 0) <= total
+        and 0 <= (details.cache_write_tokens or 0) <= total
+        and 0 <= (details.reasoning_tokens or 0) <= total
+        and 0 <= (details.audio_tokens or 0) <= total
+        and 0 <= (details.image_tokens or 0) <= total
+    )
+
+
 def peek(raw: bytes) -> Peek | None:
     """The facts, or None for an answer that is an error, or unusual in any way. Accepts exactly valid JSON."""
     try:
@@ -53,9 +69,13 @@ def peek(raw: bytes) -> Peek | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     usage = answer.usage
-    if answer.error or usage.prompt_tokens < 0 or usage.completion_tokens < 0:
+    if answer.error:
         return None
     given, made = usage.prompt_tokens_details or _NONE, usage.completion_tokens_details or _NONE
+    if not (_sound(usage.prompt_tokens, given) and _sound(usage.completion_tokens, made)):
+        return None
+    if (given.cached_tokens or 0) + (given.cache_write_tokens or 0) > usage.prompt_tokens:
+        return None
     return Peek(
         answer.model,
         Usage(

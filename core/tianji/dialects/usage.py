@@ -7,19 +7,25 @@ provider that builds its `usage` with `to_openai` loses nothing on the way to th
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 from tianji.model import Usage
 
+MOST = 2**53
+"""More tokens than this are a fault of the provider, and count as not stated."""
+
 
 def from_openai(usage: Any) -> Usage | None:
-    """Read an OpenAI-shaped `usage` object, in any of its known variants; None for anything else."""
+    """Read an OpenAI-shaped `usage` object, in any of its known variants; None for anything else.
+
+    A number that cannot be one of tokens counts as not stated; a class is never more than the total that includes it.
+    """
     if type(usage) is not dict:
         return None
-    prompt = usage.get("prompt_tokens")
-    completion = usage.get("completion_tokens")
+    prompt, completion = _stated(usage.get("prompt_tokens")), _stated(usage.get("completion_tokens"))
     if prompt is None and completion is None:
-        prompt, completion = usage.get("input_tokens"), usage.get("output_tokens")
+        prompt, completion = _stated(usage.get("input_tokens")), _stated(usage.get("output_tokens"))
         if prompt is None and completion is None:
             if (total := _int(usage.get("total_tokens"))) == 0:
                 return None
@@ -37,21 +43,25 @@ def from_openai(usage: Any) -> Usage | None:
     reasoning = completion_details.get("reasoning_tokens")
     if reasoning is None:
         reasoning = usage.get("reasoning_tokens")
+    given, made = prompt or 0, completion or 0
+    read = min(_int(cached), given)
+    write = _int(
+        usage.get("cache_creation_input_tokens")
+        or prompt_details.get("cache_write_tokens")
+        or prompt_details.get("cache_creation_tokens")
+    )
+    write = min(write, given - read)
     return Usage(
-        input_tokens=_int(prompt),
-        output_tokens=_int(completion),
-        cache_read_tokens=_int(cached),
-        cache_write_tokens=_int(
-            usage.get("cache_creation_input_tokens")
-            or prompt_details.get("cache_write_tokens")
-            or prompt_details.get("cache_creation_tokens")
-        ),
-        cache_write_1h_tokens=_int(written.get("ephemeral_1h_input_tokens")),
-        reasoning_tokens=_int(reasoning),
-        input_audio_tokens=_int(prompt_details.get("audio_tokens")),
-        output_audio_tokens=_int(completion_details.get("audio_tokens")),
-        input_image_tokens=_int(prompt_details.get("image_tokens")),
-        output_image_tokens=_int(completion_details.get("image_tokens")),
+        input_tokens=given,
+        output_tokens=made,
+        cache_read_tokens=read,
+        cache_write_tokens=write,
+        cache_write_1h_tokens=min(_int(written.get("ephemeral_1h_input_tokens")), write),
+        reasoning_tokens=min(_int(reasoning), made),
+        input_audio_tokens=min(_int(prompt_details.get("audio_tokens")), given),
+        output_audio_tokens=min(_int(completion_details.get("audio_tokens")), made),
+        input_image_tokens=min(_int(prompt_details.get("image_tokens")), given),
+        output_image_tokens=min(_int(completion_details.get("image_tokens")), made),
         web_searches=_int(_dict(usage.get("server_tool_use")).get("web_search_requests")),
     )
 
@@ -90,8 +100,15 @@ def to_openai(usage: Usage) -> dict[str, Any]:
     return body
 
 
+def _stated(value: object) -> int | None:
+    """A number of tokens, or None for what cannot be one."""
+    if type(value) is float and isfinite(value):
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= MOST else None
+
+
 def _int(value: object) -> int:
-    return value if type(value) is int and value > 0 else int(value) if type(value) is float and value > 0 else 0
+    return _stated(value) or 0
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, final
 import msgspec
 
 from tianji import dialects
-from tianji.errors import Blocked, Failure, GuardrailUnavailable, Refused
+from tianji.dialects.base import Dialect
+from tianji.errors import Blocked, Failure, GuardrailUnavailable, ProtocolError, Refused
 from tianji.hookspecs import hookimpl
 from tianji.model import Call, Chunk, Reply
 from tianji.plugin.base import Plugin
@@ -26,10 +27,16 @@ logger = logging.getLogger("tianji.guardrail")
 MODES = ("pre_call", "post_call", "during_call", "logging_only")
 WINDOW = 400
 """Characters of a stream that are checked at once, and that much again of what went before."""
+HELD_BYTES = 1 << 20
+"""Bytes of a stream that are held back at most before they are checked, however little text they carry."""
+LANES = 4096
+"""Separate texts in one stream at most: what went before is kept for each."""
+
+LaneKey = tuple[Any, ...]
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What a check looks at: all texts of one request, or of one reply (for a stream: of one window)."""
+    """What a check looks at: all texts of one request or reply; for a stream, one for each lane of a window."""
 
     part: Literal["prompt", "reply"]
     texts: tuple[str, ...]
@@ -139,6 +146,14 @@ class Guardrail(Plugin):
 
     async def _check_request(self, call: Call, *, rewrite: bool = True) -> None:
         dialect = dialects.get(call.dialect)
+        if field := dialect.unreadable(call.body):
+            # Whoever could send tokens instead of text would have switched the guardrail off.
+            raise Blocked(
+                f"Blocked by guardrail '{self.instance}': '{field}' holds token numbers, which it cannot read; "
+                "send text.",
+                param=field,
+                extra={"guardrail": self.instance},
+            )
         slots = dialect.texts(call.body)
         if not slots:
             return
@@ -184,40 +199,54 @@ class Guardrail(Plugin):
     async def _checked_stream(self, call: Call, stream: AsyncIterator[Chunk]) -> AsyncIterator[Chunk]:
         """Hold chunks back until the window they are in has passed.
 
-        Each window is checked together with the last `WINDOW` characters before it, so that a phrase across the border
-        is seen. A rewrite of a window puts its texts into the window's own events.
+        The texts of a window are judged lane by lane (see `Dialect.reply_lanes`), each together with the last `WINDOW`
+        characters sent before it in its lane, so that a phrase across the border is seen. A rewrite stays within its
+        lane. What carries no text (audio) is held by its size.
         """
         dialect = dialects.get(call.dialect)
         held: list[Chunk] = []
-        size, before = 0, ""
+        before: dict[LaneKey, str] = {}
+        size = weight = 0
         try:
             async for chunk in stream:
                 held.append(chunk)
+                weight += len(chunk.raw)
                 size += sum(len(box[key]) for event in chunk.events for box, key in dialect.reply_texts(event))
-                if size >= WINDOW:
-                    released, before = await self._release(call, held, before)
-                    for chunk in released:
-                        yield chunk
-                    held, size = [], 0
-            released, _ = await self._release(call, held, before)
-            for chunk in released:
-                yield chunk
+                if size >= WINDOW or weight >= HELD_BYTES:
+                    for one in await self._release(call, held, before):
+                        yield one
+                    held, size, weight = [], 0, 0
+            for one in await self._release(call, held, before):
+                yield one
         finally:
             close = getattr(stream, "aclose", None)
             if close is not None:
                 await close()
 
-    async def _release(self, call: Call, held: list[Chunk], before: str) -> tuple[list[Chunk], str]:
+    async def _release(self, call: Call, held: list[Chunk], before: dict[LaneKey, str]) -> list[Chunk]:
+        """The held chunks once they have passed, rewritten where the check says so. Brings `before` up to date."""
         dialect = dialects.get(call.dialect)
-        texts = [box[key] for chunk in held for event in chunk.events for box, key in dialect.reply_texts(event)]
-        window = "".join(texts)
-        if not window:
-            return held, before
-        verdict = await self._judge(Content("reply", (before + window,)), call)
-        if verdict.action == "rewrite" and verdict.texts[0] != before + window:
-            clean = _after(verdict.texts[0], before)
-            held = _rewrite_window(dialect, held, clean)
-        return held, (before + window)[-WINDOW:]
+        pieces: dict[LaneKey, list[str]] = {}
+        for chunk in held:
+            for event in chunk.events:
+                for lane, box, key in dialect.reply_lanes(event):
+                    if box[key]:
+                        pieces.setdefault(lane, []).append(box[key])
+        if not pieces:
+            return held
+        windows = {lane: "".join(texts) for lane, texts in pieces.items()}
+        if len(before.keys() | windows.keys()) > LANES:
+            raise ProtocolError("The provider's stream holds too many separate texts to be checked.")
+        texts = tuple(before.get(lane, "") + window for lane, window in windows.items())
+        verdict = await self._judge(Content("reply", texts), call)
+        clean: dict[LaneKey, str] = {}
+        if verdict.action == "rewrite":
+            for (lane, window), text, new in zip(windows.items(), texts, verdict.texts, strict=True):
+                if new != text:
+                    clean[lane] = _after(new, before.get(lane, ""), window)
+        for lane, window in windows.items():
+            before[lane] = (before.get(lane, "") + clean.get(lane, window))[-WINDOW:]
+        return _rewrite_window(dialect, held, clean) if clean else held
 
 
 async def within(awaitable: Any, seconds: float) -> Any:
@@ -231,25 +260,29 @@ def _fill(slots: list[tuple[Any, Any]], texts: tuple[str, ...]) -> None:
         box[key] = text
 
 
-def _after(text: str, before: str) -> str:
-    """What of a rewritten window is new. Text that was already sent cannot be called back."""
-    common = 0
-    for left, right in zip(text, before, strict=False):
-        if left != right:
-            break
-        common += 1
-    return text[common:] if common == len(before) else text[len(before) :] if len(text) > len(before) else ""
+def _after(text: str, before: str, window: str) -> str:
+    """What of a rewritten `before + window` is to be sent. What was sent already (`before`) cannot be called back."""
+    if text.startswith(before):
+        return text[len(before) :]
+    if text.endswith(window):
+        return window  # only what was sent already was changed
+    common = next((at for at, (new, old) in enumerate(zip(text, before, strict=False)) if new != old), len(text))
+    # From the first difference on: this may repeat some of what was sent, but neither loses nor leaks anything.
+    return text[common:]
 
 
-def _rewrite_window(dialect: Any, held: list[Chunk], clean: str) -> list[Chunk]:
-    """The window's events with `clean` in the first text place and nothing in the others."""
+def _rewrite_window(dialect: Dialect, held: list[Chunk], clean: dict[LaneKey, str]) -> list[Chunk]:
+    """The window's events with each rewritten lane's text in its first place and nothing in its others."""
     fresh = []
-    first = True
+    left = dict(clean)
     for chunk in held:
+        if not any(lane in clean for event in chunk.events for lane, _, _ in dialect.reply_lanes(event)):
+            fresh.append(chunk)
+            continue
         events = copy.deepcopy(chunk.events)
         for event in events:
-            for box, key in dialect.reply_texts(event):
-                box[key] = clean if first else ""
-                first = False
+            for lane, box, key in dialect.reply_lanes(event):
+                if lane in clean:
+                    box[key] = left.pop(lane, "")
         fresh.append(chunk.with_events(events))
     return fresh

@@ -8,13 +8,17 @@ await (OAuth tokens, request signing).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Mapping
 from typing import Any, ClassVar, final
 
+from tianji.dialects.chat_stream import sentence
 from tianji.dialects.usage import from_openai
 from tianji.errors import Failure, ProtocolError, classify
 from tianji.model import Call, Deployment, Event, Headers, Op, Reply, Usage, Wire
 from tianji.plugin.provider import Provider
+
+_USERINFO = re.compile(r"://\S*@")
 
 Decoder = Generator[list[dict[str, Any]], Event, None]
 """Sent upstream events one at a time; yields the chat chunks that each one means (often none)."""
@@ -132,9 +136,7 @@ def error_fields(data: Any) -> tuple[str, str | None, str | None]:
     if isinstance(data, list) and data:
         data = data[0]
     if isinstance(data, str):
-        text = data.strip()
-        # A proxy's HTML page says nothing to a client; its status does.
-        return ("" if text.startswith("<") else text[:2000]), None, None
+        return plain(data), None, None
     if not isinstance(data, dict):
         return "", None, None
     error = data.get("error", data)
@@ -143,9 +145,16 @@ def error_fields(data: Any) -> tuple[str, str | None, str | None]:
     if not isinstance(error, dict):
         error = data
     message = error.get("message") or error.get("detail") or error.get("msg") or data.get("message") or ""
-    if not isinstance(message, str):
-        message = str(message)
-    return message[:4000], _text(error.get("code")), _text(error.get("type"))
+    return sentence(message)[:4000], _text(error.get("code")), _text(error.get("type"))
+
+
+def plain(text: str) -> str:
+    """An error's body that is no JSON, where it is a short remark; else nothing, and the status has to do.
+
+    A proxy's HTML page says nothing to a client, and a traceback says too much.
+    """
+    text = text.strip()
+    return "" if len(text) > 200 or text.startswith("<") or _USERINFO.search(text) else text
 
 
 def _text(value: Any) -> str | None:

@@ -120,6 +120,9 @@ class Endpoint:
         principal = await sealed.pipeline.identify(ingress)
         limit = sealed.config.general_settings.max_request_size_mb
         raw = await read_body(receive, ingress.headers, int(limit * 1024 * 1024) if limit else MAX_BODY)
+        # The configuration that the call belongs to is the one in use now: reading may have taken a while, and from
+        # here to the pipeline nothing waits.
+        sealed = self.gateway.sealed
         params = scope.get("path_params")
         model = params.get("model") if params else None
         call = make_call(ingress, principal, self.dialect, raw, path_model=model, guardrails=sealed.guardrail_names)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
-from math import ceil
+from collections.abc import AsyncIterator, Callable
+from math import ceil, isfinite
 from time import monotonic
+from typing import Any
 
 from tianji import __version__, dialects
-from tianji.attempts import Charge
+from tianji.accounting import Charge
 from tianji.dialects import Dialect
 from tianji.errors import Failure, Internal
 from tianji.model import Call, Chunk, Deployment, Reply, encode_json, new_id
@@ -24,6 +25,8 @@ logger = logging.getLogger("tianji.egress")
 
 KEEP = 1024 * 1024
 """Bytes of a stream that are kept for callbacks that want content."""
+LONGEST_WAIT = 86_400.0
+"""Seconds; what `retry-after` says at most."""
 _STREAM = "content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 _UNSAFE = re.compile(r"[^\x20-\x7e\x80-\xff]")
 
@@ -31,12 +34,13 @@ _UNSAFE = re.compile(r"[^\x20-\x7e\x80-\xff]")
 class Client:
     """One client's end of one call. `both` repeats every `x-tianji-` header as `x-litellm-`."""
 
-    __slots__ = ("_keep", "_ledger", "_link", "both", "dialect")
+    __slots__ = ("_begun", "_keep", "_ledger", "_link", "both", "dialect")
 
     def __init__(self, link: Link, dialect: Dialect, *, ledger: Ledger, both: bool, keep: bool) -> None:
         self._link = link
         self._ledger = ledger
         self._keep = keep
+        self._begun = False
         self.dialect = dialect
         self.both = both
 
@@ -51,9 +55,25 @@ class Client:
     async def refuse(self, call: Call, failure: Failure) -> None:
         await refuse(self._link, failure, self.dialect, self._headers(call, None))
 
+    async def cut(self, call: Call, failure: Failure) -> None:
+        """Write an error as long as that is possible: an answer, or the last frame of a stream that has begun."""
+        try:
+            if self._begun:
+                await self._link.end(self.dialect.error_frame(failure))
+            else:
+                await self.refuse(call, failure)
+        except Exception:
+            logger.debug("call %s could not be told of its end", call.id, exc_info=True)
+
+    def release(self) -> bool:
+        """From here on the client may leave without ending the call. True: it has left already."""
+        self._link.leave = None
+        return self._link.gone
+
     async def _stream(self, call: Call, reply: Reply, stream: AsyncIterator[Chunk], headers: str) -> Failure | None:
         """Write a stream. A failure in it becomes its last frame, and no `[DONE]` follows."""
         link = self._link
+        self._begun = True
         await link.begin(reply.status, (headers + _STREAM).encode("latin-1"), self.dialect.heartbeat)
         kept: list[bytes] = []
         room = KEEP if self._keep else 0
@@ -70,7 +90,12 @@ class Client:
         except Exception:
             logger.exception("the stream of call %s failed", call.id)
             failure = Internal(f"The gateway failed. Its log has the details under call id {call.id}.")
-        last = self.dialect.error_frame(failure) if failure is not None else b""
+        finally:
+            # A client that leaves while the writer waits for it is not noticed by a generator until it is collected.
+            # The upstream's own stream is the pipeline's to close: it may have to read on for the usage.
+            if stream is not reply.upstream:
+                await _close(stream, call)
+        last = _said(failure, self.dialect.error_frame) if failure is not None else b""
         if self._keep:
             call.kept = [*kept, last]
         await link.end(last)
@@ -164,12 +189,56 @@ def server_timing(call: Call) -> str:
     return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in names)
 
 
+async def _close(stream: AsyncIterator[Chunk], call: Call) -> None:
+    """Let the last wrapper around a stream clean up. What goes wrong in that does not change the call's end."""
+    close = getattr(stream, "aclose", None)
+    if close is None:
+        return
+    try:
+        await close()
+    except Exception:
+        logger.exception("closing the stream of call %s failed", call.id)
+
+
+def _said(failure: Failure, make: Callable[[Failure], bytes]) -> bytes:
+    """A failure as bytes. What a plugin put into it that JSON cannot say is made plain, and told from then on so."""
+    try:
+        return make(failure)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        logger.warning("a failure of type %s carries what JSON cannot say", type(failure).__name__)
+    for field in ("message", "type", "param", "code", "provider", "model"):
+        value = getattr(failure, field)
+        if value is not None:
+            setattr(failure, field, _plain(value if isinstance(value, str) else type(value).__name__))
+    failure.extra = _plain(failure.extra) if isinstance(failure.extra, dict) else {}
+    return make(failure)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value that JSON can say: lone surrogates become `?`, and what has no place in JSON the name of its type."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and -(2**63) <= value < 2**63):
+        return value
+    if isinstance(value, dict) and depth < _DEEP:
+        return {_plain(key): _plain(one, depth + 1) for key, one in value.items() if isinstance(key, str)}
+    if isinstance(value, list | tuple) and depth < _DEEP:
+        return [_plain(one, depth + 1) for one in value]
+    return type(value).__name__
+
+
+_DEEP = 8
+
+
 async def refuse(link: Link, failure: Failure, dialect: Dialect | None = None, headers: str = "") -> None:
     """Write a failure as JSON in the client's dialect. Without `headers` it is given an id of its own."""
     dialect = dialect or dialects.get("openai-chat")
     block = headers or f"x-request-id: {new_id()}\r\n"
     block += f"content-type: application/json\r\nx-should-retry: {'true' if failure.should_retry else 'false'}\r\n"
-    if failure.retry_after is not None:
-        block += f"retry-after: {ceil(failure.retry_after)}\r\nretry-after-ms: {ceil(failure.retry_after * 1000)}\r\n"
-    block += "".join(f"{name}: {clean(value)}\r\n" for name, value in failure.headers.items())
-    await link.whole(failure.status, block.encode("latin-1"), encode_json(dialect.error(failure)))
+    if failure.retry_after is not None and isfinite(failure.retry_after):
+        wait = min(max(failure.retry_after, 0.0), LONGEST_WAIT)
+        block += f"retry-after: {ceil(wait)}\r\nretry-after-ms: {ceil(wait * 1000)}\r\n"
+    block += "".join(f"{clean(name)}: {clean(value)}\r\n" for name, value in failure.headers.items())
+    status = failure.status if 400 <= failure.status <= 599 else 502  # an upstream may send any three digits
+    raw = _said(failure, lambda one: encode_json(dialect.error(one)))
+    await link.whole(status, block.encode("latin-1"), raw)

@@ -18,6 +18,12 @@ from tianji.model import Call, Ingress, Op, Principal, decode_json
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 MAX_BODY = 32 * 1024 * 1024
+MAX_DEPTH = 200
+"""Arrays and objects within each other. Whatever walks a body later, also by recursion, stays far from its limit."""
+MAX_NAME = 512
+"""Characters of a model's name, which becomes a key in memory and a header."""
+MAX_FALLBACKS = 20
+MAX_RETRIES = 10
 OWN_FIELDS = frozenset(
     {
         "fallbacks", "disable_fallbacks", "num_retries", "timeout", "request_timeout", "stream_timeout", "guardrails",
@@ -73,14 +79,36 @@ def decode_body(raw: bytes) -> dict[str, Any]:
     try:
         body = decode_json(raw)
     except RecursionError:
-        raise BadRequest("The JSON is nested too deeply.", param="request_body", code="invalid_json") from None
+        raise _too_deep() from None
     except ValueError as error:
         raise BadRequest(f"The body is not valid JSON: {error}", param="request_body", code="invalid_json") from None
     if type(body) is not dict:
         raise BadRequest(
             f"The body must be a JSON object, got {type_name(body)}.", param="request_body", code="invalid_json"
         )
+    # Few brackets cannot nest deeply, so an ordinary body is not walked.
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deep(body):
+        raise _too_deep()
     return body
+
+
+def _too_deep() -> BadRequest:
+    return BadRequest("The JSON is nested too deeply.", param="request_body", code="invalid_json")
+
+
+def _deep(body: dict[str, Any]) -> bool:
+    """Whether a body is nested more than `MAX_DEPTH` levels deep."""
+    level: list[Any] = [body]
+    for _ in range(MAX_DEPTH):
+        level = [
+            one
+            for container in level
+            for one in (container.values() if type(container) is dict else container)
+            if type(one) is dict or type(one) is list
+        ]
+        if not level:
+            return False
+    return True
 
 
 def make_call(
@@ -98,6 +126,10 @@ def make_call(
             raise BadRequest("Missing required parameter: 'model'.", param="model", code="missing_required_parameter")
         raise BadRequest(
             f"Invalid type for 'model': expected a string, got {type_name(model)}.", param="model", code="invalid_type"
+        )
+    if len(model) > MAX_NAME:
+        raise BadRequest(
+            f"'model' is {len(model)} characters long; the limit is {MAX_NAME}.", param="model", code="invalid_value"
         )
     stream = body.get("stream")
     if stream is not None and type(stream) is not bool:
@@ -123,6 +155,7 @@ def make_call(
         options=options,
     )
     _headers(call, ingress.headers, options)
+    call.options = options  # an empty mapping was not kept, and headers may have filled it since
     return call
 
 
@@ -182,6 +215,12 @@ def _check_options(options: dict[str, Any], guardrails: Any) -> None:
     for field in ("timeout", "stream_timeout"):
         if (seconds := options.get(field)) is not None and seconds <= 0:
             raise BadRequest(f"'{field}' must be more than 0 seconds.", param=field, code="invalid_value")
+    if (retries := options.get("num_retries")) is not None:
+        if retries < 0:
+            raise BadRequest("'num_retries' must be 0 or more.", param="num_retries", code="invalid_value")
+        options["num_retries"] = min(retries, MAX_RETRIES)
+    if "fallbacks" in options:
+        options["fallbacks"] = _fallbacks(options["fallbacks"])
     if "tags" in options:
         options["tags"] = [tag for tag in options["tags"] if isinstance(tag, str)]
     if "request_timeout" in options:
@@ -194,6 +233,27 @@ def _check_options(options: dict[str, Any], guardrails: Any) -> None:
                 known = ", ".join(sorted(guardrails)) or "none is configured"
                 raise BadRequest(f"There is no guardrail '{name}'. Known: {known}.", param="guardrails")
         options["guardrails"] = names
+
+
+def _fallbacks(entries: list[Any]) -> list[str]:
+    """The names of the model groups to fall back to; an entry is a name or, as in LiteLLM, `{"model": name}`."""
+    if len(entries) > MAX_FALLBACKS:
+        raise BadRequest(
+            f"'fallbacks' has {len(entries)} entries; the limit is {MAX_FALLBACKS}.",
+            param="fallbacks",
+            code="invalid_value",
+        )
+    names = []
+    for index, entry in enumerate(entries):
+        name = entry["model"] if type(entry) is dict and entry.keys() == {"model"} else entry
+        if type(name) is not str or not 0 < len(name) <= MAX_NAME:
+            raise BadRequest(
+                f"Invalid value for 'fallbacks[{index}]': expected a model's name, or an object with 'model' alone.",
+                param=f"fallbacks[{index}]",
+                code="invalid_value",
+            )
+        names.append(name)
+    return names
 
 
 def _headers(call: Call, headers: Mapping[bytes, bytes], options: dict[str, Any]) -> None:
@@ -222,5 +282,7 @@ def _header_option(name: str, text: str, options: dict[str, Any]) -> None:
         options[field] = int(text) if name == "num-retries" else float(text)
         if not 0 <= options[field] < float("inf"):
             raise ValueError
+        if name == "num-retries":
+            options[field] = min(options[field], MAX_RETRIES)
     except ValueError:
         raise BadRequest(f"The header x-tianji-{name} must be a number.", param=f"x-tianji-{name}") from None

@@ -69,16 +69,28 @@ class SocketLink:
             await cycle.flow.drain()
         if cycle.disconnected:
             return
-        cycle.transport.write(self._start(status, headers, b"content-length: %d\r\n\r\n" % len(body)) + body)
+        head = self._start(status, headers, b"content-length: %d\r\n\r\n" % len(body))
+        # A body after HEAD would be read as the beginning of the next response.
+        cycle.transport.write(head if cycle.scope["method"] == "HEAD" else head + body)
         self._finish()
 
     def beat(self, now: float) -> None:
-        """Send the heartbeat where the stream has been silent for too long. Called by the connection's sweep."""
+        """Send the heartbeat where the stream has been silent for too long. Called by the connection's sweep.
+
+        A head that still waits for its first piece goes out with it. Where a reader is slow there is no silence, and
+        bytes added to what waits for it would set the clock of a stalled one back.
+        """
         cycle = self._cycle
-        if self._heartbeat and not self._head and not cycle.response_complete and now - self._wrote >= HEARTBEAT:
-            self._wrote = now
-            data = self._heartbeat
-            cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if cycle.chunked_encoding else data)
+        if not self._heartbeat or cycle.response_complete or cycle.disconnected or now - self._wrote < HEARTBEAT:
+            return
+        if cycle.transport.get_write_buffer_size():
+            return
+        self._wrote = now
+        data = self._heartbeat
+        if cycle.chunked_encoding:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        head, self._head = self._head, b""
+        cycle.transport.write(head + data)
 
     async def begin(self, status: int, headers: bytes, heartbeat: bytes = b"") -> None:
         self._heartbeat = heartbeat
@@ -87,6 +99,7 @@ class SocketLink:
         if not chunked:
             self._cycle.keep_alive = False
         self._head = self._start(status, headers, b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+        self._wrote = monotonic()
 
     async def more(self, data: bytes) -> None:
         cycle = self._cycle
@@ -115,6 +128,7 @@ class SocketLink:
 
     def _start(self, status: int, headers: bytes, rest: bytes) -> bytes:
         cycle = self._cycle
+        line = STATUS_LINE[status]  # before the response counts as started: a fault here can still be answered
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
         if cycle.more_body:
@@ -122,7 +136,7 @@ class SocketLink:
         always = b"".join(b"%b: %b\r\n" % pair for pair in cycle.default_headers)
         if not cycle.keep_alive:
             always += b"connection: close\r\n"
-        return b"".join((STATUS_LINE[status], always, headers, rest))
+        return b"".join((line, always, headers, rest))
 
     def _finish(self) -> None:
         cycle = self._cycle

@@ -8,7 +8,6 @@ from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.params import FromPath
 
-from tianji import __version__
 from tianji.errors import Forbidden, UnknownModel
 from tianji.gateway import Gateway, Sealed
 from tianji.model import Ingress, Principal
@@ -77,7 +76,7 @@ async def readiness(request: Request[Any, Any, State]) -> Response[dict[str, Any
     if not state.get("ready", False):
         return Response({"status": "stopping" if state.get("stopping") else "starting"}, status_code=503)
     degraded = bool(gateway.sealed.broken)
-    return Response({"status": "degraded" if degraded else "healthy", "version": __version__})
+    return Response({"status": "degraded" if degraded else "healthy"})
 
 
 @get("/health", summary="Deployments, and which of them are cooling down", tags=["health"])

@@ -7,10 +7,11 @@ connection calls back. One sweep a second over the open connections serves all c
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tianji.server.link import LINGER, LINK, SocketLink
 
@@ -37,6 +38,7 @@ class TianjiProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._cycles: deque[RequestResponseCycle] = deque()  # unanswered, in order: the first one runs, others queue
         self._waiting = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
@@ -57,14 +59,30 @@ class TianjiProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # The application's task exists by now and has not run yet.
         self.scope[LINK] = SocketLink(self.cycle)  # type: ignore[literal-required]
+        self._running()
+        self._cycles.append(self.cycle)
         self.scope[LINGER] = self._linger  # type: ignore[literal-required]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        cycle = self.cycle
+        # uvicorn tells only the newest request, which on a pipelining connection is not the one that runs.
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
-        if cycle is not None and not cycle.response_complete:
-            link: SocketLink = cycle.scope[LINK]  # type: ignore[literal-required]
-            link.left()
+        while self._cycles:
+            cycle = self._cycles.popleft()
+            if not cycle.response_complete:
+                link: SocketLink = cycle.scope[LINK]  # type: ignore[literal-required]
+                link.left()
+        self.pipeline.clear()
+
+    def _running(self) -> RequestResponseCycle | None:
+        """The request that is being answered."""
+        cycles = self._cycles
+        while cycles and cycles[0].response_complete:
+            cycles.popleft()
+        return cycles[0] if cycles else None
 
     def _linger(self) -> None:
         self._lingering = LINGER_BYTES
@@ -82,8 +100,9 @@ class TianjiProtocol(HttpToolsProtocol):
         if cycle is not None and cycle.more_body and not cycle.response_complete and now - self._last > BODY_TIME:
             transport.abort()
             return
-        if cycle is not None and not cycle.response_complete:
-            link: SocketLink = cycle.scope[LINK]  # type: ignore[literal-required]
+        running = self._running()
+        if running is not None:
+            link: SocketLink = running.scope[LINK]  # type: ignore[literal-required]
             link.beat(now)
         unread = transport.get_write_buffer_size()
         if unread and unread == self._unread:

@@ -19,7 +19,7 @@ from tianji.dialects.anthropic.wire import (
     usage_from_anthropic,
     usage_to_anthropic,
 )
-from tianji.dialects.base import ChatStream, Dialect, Monitor
+from tianji.dialects.base import ChatStream, Dialect, Lane, Monitor, descriptions, position
 from tianji.errors import BadRequest, Failure
 from tianji.model import Call, Op, Usage, encode_json
 
@@ -48,6 +48,7 @@ class _Anthropic(Dialect):
         for message in body.get("messages") or ():
             if type(message) is dict:
                 _block_slots(message, "content", slots)
+        descriptions(body.get("tools"), slots)
         return slots
 
 
@@ -81,14 +82,19 @@ class AnthropicMessages(_Anthropic):
     def monitor(self, call: Call) -> Monitor:
         return MessagesMonitor(call)
 
-    def reply_texts(self, body: dict[str, Any]) -> Slots:
-        slots: Slots = []
+    def reply_lanes(self, body: dict[str, Any]) -> list[Lane]:
+        lanes: list[Lane] = []
+        block = position(body.get("index"), 0)
         if type(delta := body.get("delta")) is dict:
-            slots += [(delta, key) for key in ("text", "thinking", "partial_json") if type(delta.get(key)) is str]
-        if type(block := body.get("content_block")) is dict:
-            _reply_slots([block], slots)
-        _reply_slots(body.get("content"), slots)
-        return slots
+            for key in _DELTAS:
+                if type(delta.get(key)) is str:
+                    lanes.append(((block, key), delta, key))
+        _block_lanes(block, body.get("content_block"), lanes)
+        for holder in (body, body.get("message")):
+            content = holder.get("content") if type(holder) is dict else None
+            for at, one in enumerate(content if type(content) is list else ()):
+                _block_lanes(at, one, lanes)
+        return lanes
 
 
 class AnthropicCountTokens(_Anthropic):
@@ -180,34 +186,49 @@ def _param(path: str) -> str:
 
 
 def _block_slots(container: dict[str, Any], key: str, slots: Slots) -> None:
-    """The texts of a caller's content: text blocks, tool results, plain-text documents. Not signed thinking."""
+    """The texts of a caller's content: texts, tools' inputs and results, plain-text documents. Not signed thinking."""
     content = container.get(key)
+    if type(content) is dict:
+        content = [content]
     if type(content) is str:
         if content:
             slots.append((container, key))
         return
     if type(content) is not list:
         return
-    for block in content:
+    for at, block in enumerate(content):
+        if type(block) is str:
+            slots.append((content, at))
         if type(block) is not dict:
             continue
         if type(block.get("text")) is str:
             slots.append((block, "text"))
-        elif block.get("type") in ("tool_result", "search_result"):
-            _block_slots(block, "content", slots)
-        elif block.get("type") == "document" and type(source := block.get("source")) is dict:
+        slots += [(block, name) for name in ("title", "context") if type(block.get(name)) is str]
+        if block.get("type") == "thinking" and not block.get("signature") and type(block.get("thinking")) is str:
+            slots.append((block, "thinking"))
+        _leaves(block.get("input"), slots)
+        _block_slots(block, "content", slots)
+        if type(source := block.get("source")) is dict:
             if source.get("type") == "text" and type(source.get("data")) is str:
                 slots.append((source, "data"))
             _block_slots(source, "content", slots)
 
 
-def _reply_slots(content: Any, slots: Slots) -> None:
-    for block in content if type(content) is list else ():
-        if type(block) is not dict:
-            continue
-        slots += [(block, key) for key in ("thinking", "text") if type(block.get(key)) is str and block[key]]
-        if block.get("type") == "tool_use":
-            _leaves(block.get("input"), slots)
+_DELTAS = ("text", "thinking", "partial_json", "content")
+"""The texts of a `content_block_delta`, by what carries them; `content` is a compaction's."""
+
+
+def _block_lanes(block: int, content: Any, lanes: list[Lane]) -> None:
+    """The texts of one block of an answer. Its text and thinking go on in the deltas; the others are whole."""
+    if type(content) is not dict:
+        return
+    lanes += [
+        ((block, key), content, key) for key in ("thinking", "text") if type(content.get(key)) is str and content[key]
+    ]
+    whole: Slots = []
+    _leaves(content.get("input"), whole)
+    _block_slots(content, "content", whole)
+    lanes += [((block, "whole", at), box, key) for at, (box, key) in enumerate(whole)]
 
 
 def _leaves(value: Any, slots: Slots) -> None:

@@ -199,6 +199,16 @@ class GuardrailSuite(Suite):
             assert await _streamed(guardrail, text, size) == (new, None)
 
     @pytest.mark.asyncio
+    async def test_interleaved_stream(self) -> None:
+        """What must be blocked passes when the pieces of another choice of the same stream come in between."""
+        self._need("reply")
+        guardrail = self.make_guardrail("post_call")
+        for text in self.blocks:
+            said, failure = await _streamed(guardrail, text, 3, beside=self.allows[0])
+            assert isinstance(failure, Blocked), f"{text!r} went through as {said!r}"
+            assert said == ""
+
+    @pytest.mark.asyncio
     async def test_stream_across_windows(self) -> None:
         """What must be blocked passes when it begins in one window of a stream and ends in the next.
 
@@ -356,16 +366,21 @@ def _answer(text: str) -> dict[str, Any]:
     return {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "message": message}], "model": "m"}
 
 
-async def _streamed(guardrail: Guardrail, text: str, size: int) -> tuple[str, Failure | None]:
-    """What of a streamed text reaches the client, and the failure that ended it."""
+async def _streamed(guardrail: Guardrail, text: str, size: int, *, beside: str = "") -> tuple[str, Failure | None]:
+    """What of a streamed text reaches the client, and the failure that ended it.
+
+    `beside` is the text of a second choice, of which a piece follows each piece of the first.
+    """
     closed = False
 
     async def upstream() -> AsyncIterator[Chunk]:
         nonlocal closed
         try:
             for at in range(0, len(text), size):
-                choice = {"index": 0, "delta": {"content": text[at : at + size]}, "finish_reason": None}
-                yield Chunk(events=[{"id": "1", "object": "chat.completion.chunk", "choices": [choice]}])
+                for index, said in enumerate((text, beside)):
+                    choice = {"index": index, "delta": {"content": said[at : at + size]}, "finish_reason": None}
+                    if said:
+                        yield Chunk(events=[{"id": "1", "object": "chat.completion.chunk", "choices": [choice]}])
         finally:
             closed = True
 
