@@ -19,6 +19,7 @@ from tianji.providers import HTTPProvider, OpenAICompatible
 from tianji.providers.http import Decoder
 from tianji.testing import Upstream
 
+
 class Compatible(OpenAICompatible):
     name = "compatible"
     ops = frozenset({Op.CHAT, Op.COMPLETIONS, Op.EMBEDDINGS})
@@ -69,13 +70,21 @@ class TestHeaders:
     """EG-3: by allow-list, both ways."""
 
     async def test_nothing_of_the_clients_goes_upstream(self) -> None:
-        canaries = {
-            name: "c4n4ry"
-            for name in (
-                "authorization", "cookie", "x-api-key", "x-forwarded-for", "x-tianji-api-key", "openai-organization",
-                "anthropic-beta", "host", "user-agent", "x-anything",
-            )
-        }  # fmt: skip
+        canaries = dict.fromkeys(
+            (
+                "authorization",
+                "cookie",
+                "x-api-key",
+                "x-forwarded-for",
+                "x-tianji-api-key",
+                "openai-organization",
+                "anthropic-beta",
+                "host",
+                "user-agent",
+                "x-anything",
+            ),
+            "c4n4ry",
+        )
         async with Upstream() as up:
             up.reply(json=ANSWER)
             await through(up, call=asking(headers=canaries), extra_headers={"x-own": "1"})
@@ -86,15 +95,25 @@ class TestHeaders:
 
     async def test_little_of_the_upstreams_goes_to_the_client(self) -> None:
         theirs = {
-            "x-ratelimit-remaining-tokens": "5", "openai-processing-ms": "7", "anthropic-ratelimit-x": "8",
-            "x-request-id": "their-id", "set-cookie": "c4n4ry", "x-internal": "c4n4ry", "server": "c4n4ry",
-            "location": "c4n4ry", "authorization": "c4n4ry", "www-authenticate": "c4n4ry", "x-should-retry": "c4n4ry",
+            "x-ratelimit-remaining-tokens": "5",
+            "openai-processing-ms": "7",
+            "anthropic-ratelimit-x": "8",
+            "x-request-id": "their-id",
+            "set-cookie": "c4n4ry",
+            "x-internal": "c4n4ry",
+            "server": "c4n4ry",
+            "location": "c4n4ry",
+            "authorization": "c4n4ry",
+            "www-authenticate": "c4n4ry",
+            "x-should-retry": "c4n4ry",
             "retry-after": "1",
-        }  # fmt: skip
+        }
         passed = {
-            "x-ratelimit-remaining-tokens": "5", "openai-processing-ms": "7", "anthropic-ratelimit-x": "8",
+            "x-ratelimit-remaining-tokens": "5",
+            "openai-processing-ms": "7",
+            "anthropic-ratelimit-x": "8",
             "llm_provider-x-request-id": "their-id",
-        }  # fmt: skip
+        }
         async with Upstream() as up:
             up.reply(json=ANSWER, headers=theirs)
             whole = (await through(up)).replied
@@ -114,12 +133,18 @@ class TestHeaders:
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({}, None), ({"retry-after": "3"}, 3.0), ({"retry-after-ms": "250", "retry-after": "3"}, 0.25),
-        ({"retry-after": "-5"}, None), ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
-        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86400.0), ({"retry-after": "1e9"}, 86400.0),
-        ({"retry-after-ms": "x", "retry-after": "2"}, 2.0), ({"retry-after": "nan"}, None), ({"retry-after": "inf"}, None),
+        ({}, None),
+        ({"retry-after": "3"}, 3.0),
+        ({"retry-after-ms": "250", "retry-after": "3"}, 0.25),
+        ({"retry-after": "-5"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86400.0),
+        ({"retry-after": "1e9"}, 86400.0),
+        ({"retry-after-ms": "x", "retry-after": "2"}, 2.0),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
     ],
-)  # fmt: skip
+)
 def test_retry_after(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
 
@@ -133,9 +158,13 @@ VALUES = st.recursive(
 
 
 @given(
-    st.dictionaries(NAMES, VALUES, max_size=4), NAMES, NAMES, st.integers(0, 4),
-    st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]), st.booleans(),
-)  # fmt: skip
+    st.dictionaries(NAMES, VALUES, max_size=4),
+    NAMES,
+    NAMES,
+    st.integers(0, 4),
+    st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]),
+    st.booleans(),
+)
 def test_another_name_is_all_that_changes(
     other: dict[str, Any], theirs: str, ours: str, place: int, separators: tuple[str, str], ascii_only: bool
 ) -> None:
@@ -153,12 +182,24 @@ def test_the_rest_stays_byte_for_byte() -> None:
 
 
 GARBAGE: dict[str, bytes] = {
-    "nothing": b"", "text": b"<html>busy</html>", "broken": b'{"choices":[', "a list": b"[1,2]", "a number": b"5",
-    "null": b"null", "an empty object": b"{}", "null choices": b'{"choices":null}', "no object": b'{"choices":["x"]}',
-    "not UTF-8": b'{"a":"\xff"}', "deep": b"[" * 100_000, "odd message": b'{"choices":[{"message":5}]}',
-    "odd usage": b'{"choices":[],"usage":[1],"model":7}', "error in a 200": b'{"error":{"message":"no","code":503}}',
-    "odd error in a 200": b'{"error":["x"]}', "odd said": b'{"said":5}', "odd tools": b'{"choices":[{"message":{"tool_calls":[{"function":{"arguments":{}}}]}}]}',
-}  # fmt: skip
+    "nothing": b"",
+    "text": b"<html>busy</html>",
+    "broken": b'{"choices":[',
+    "a list": b"[1,2]",
+    "a number": b"5",
+    "null": b"null",
+    "an empty object": b"{}",
+    "null choices": b'{"choices":null}',
+    "no object": b'{"choices":["x"]}',
+    "not UTF-8": b'{"a":"\xff"}',
+    "deep": b"[" * 100_000,
+    "odd message": b'{"choices":[{"message":5}]}',
+    "odd usage": b'{"choices":[],"usage":[1],"model":7}',
+    "error in a 200": b'{"error":{"message":"no","code":503}}',
+    "odd error in a 200": b'{"error":["x"]}',
+    "odd said": b'{"said":5}',
+    "odd tools": b'{"choices":[{"message":{"tool_calls":[{"function":{"arguments":{}}}]}}]}',
+}
 
 
 class TestGarbage:
@@ -173,8 +214,10 @@ class TestGarbage:
             got = await through(up, provider, asking(dialect=dialect, max_tokens=5, prompt="x"))
             if got.failure is not None:
                 assert (got.failure.status, type(got.failure).__name__) in {
-                    (502, "ProtocolError"), (503, "Unavailable"), (500, "ProtocolError"),
-                }, got.failure  # fmt: skip
+                    (502, "ProtocolError"),
+                    (503, "Unavailable"),
+                    (500, "ProtocolError"),
+                }, got.failure
                 assert got.failure.provider == provider
 
     @pytest.mark.parametrize("name", [*GARBAGE, "odd event"])
@@ -288,7 +331,9 @@ async def test_a_retry_comes_as_late_as_was_asked_and_is_mended() -> None:
 @pytest.mark.parametrize(("status", "kind"), [(429, Throttled), (503, Unavailable), (400, Rejected)])
 async def test_a_status_is_its_failure(status: int, kind: type[Exception]) -> None:
     async with Upstream() as up:
-        up.reply(status=status, json={"error": {"message": "their words", "code": "their_code", "param": "their_param"}})
+        up.reply(
+            status=status, json={"error": {"message": "their words", "code": "their_code", "param": "their_param"}}
+        )
         failure = (await through(up)).failure
         assert type(failure) is kind
         assert isinstance(failure, Throttled | Unavailable | Rejected)

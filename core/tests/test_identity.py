@@ -27,14 +27,23 @@ def ingress(**headers: str) -> Ingress:
 @pytest.mark.parametrize(
     ("headers", "found"),
     [
-        ({}, None), ({"authorization": "Bearer a"}, "a"), ({"authorization": "bearer  a "}, "a"),
-        ({"authorization": "a"}, "a"), ({"x_api_key": "b"}, "b"), ({"api_key": "b"}, "b"), ({"x_goog_api_key": "b"}, "b"),
-        ({"ocp_apim_subscription_key": "b"}, "b"), ({"x_api_key": "Bearer b"}, "b"),
-        ({"authorization": "Bearer a", "x_api_key": "b"}, "a"), ({"x_tianji_api_key": "c", "authorization": "a"}, "c"),
-        ({"x_litellm_api_key": "c", "authorization": "a"}, "c"), ({"authorization": ""}, ""),
-        ({"x_tianji_api_key": "c", "x_litellm_api_key": "d"}, "c"), ({"cookie": "sk"}, None),
+        ({}, None),
+        ({"authorization": "Bearer a"}, "a"),
+        ({"authorization": "bearer  a "}, "a"),
+        ({"authorization": "a"}, "a"),
+        ({"x_api_key": "b"}, "b"),
+        ({"api_key": "b"}, "b"),
+        ({"x_goog_api_key": "b"}, "b"),
+        ({"ocp_apim_subscription_key": "b"}, "b"),
+        ({"x_api_key": "Bearer b"}, "b"),
+        ({"authorization": "Bearer a", "x_api_key": "b"}, "a"),
+        ({"x_tianji_api_key": "c", "authorization": "a"}, "c"),
+        ({"x_litellm_api_key": "c", "authorization": "a"}, "c"),
+        ({"authorization": ""}, ""),
+        ({"x_tianji_api_key": "c", "x_litellm_api_key": "d"}, "c"),
+        ({"cookie": "sk"}, None),
     ],
-)  # fmt: skip
+)
 def test_where_it_is_found(headers: dict[str, str], found: str | None) -> None:
     assert credential(ingress(**headers)) == found
 
@@ -88,10 +97,14 @@ class TestIdentity:
     @pytest.mark.parametrize(
         ("outcome", "expected"),
         [
-            (None, "master-key"), (make_principal(key_id="mine"), "mine"), (Forbidden("no"), Forbidden),
-            (Unauthorized("bad"), Unauthorized), (ValueError("secret"), Unauthorized), (KeyError("x"), Unauthorized),
+            (None, "master-key"),
+            (make_principal(key_id="mine"), "mine"),
+            (Forbidden("no"), Forbidden),
+            (Unauthorized("bad"), Unauthorized),
+            (ValueError("secret"), Unauthorized),
+            (KeyError("x"), Unauthorized),
         ],
-    )  # fmt: skip
+    )
     async def test_a_fault_is_never_an_identity(self, outcome: Any, expected: Any) -> None:
         class Knows(Extension):
             name = "knows"

@@ -17,7 +17,9 @@ HEAVY = ("litestar", "uvicorn", "httpx", "httpx2", "pydantic", "rich", "hypothes
 
 def in_a_fresh_interpreter(code: str, *, path: str = "") -> dict[str, list[str]]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (path, *sys.path)))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: dict[str, list[str]] = json.loads(done.stdout)
     return found
@@ -60,7 +62,9 @@ def test_assembling_imports_the_plugins_that_are_named_and_no_other(tmp_path: Pa
             ("callbacks", "Callback", ""),
         )[number % 3]
         name = f"many{number}"
-        (tmp_path / f"{name}.py").write_text(f"from tianji import {base}\nclass P({base}):\n    name = '{name}'\n{method}")
+        (tmp_path / f"{name}.py").write_text(
+            f"from tianji import {base}\nclass P({base}):\n    name = '{name}'\n{method}"
+        )
         info = tmp_path / f"{name}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")

@@ -112,8 +112,16 @@ CASES: dict[str, tuple[dict[str, dict[str, Do]], list[str], str | int]] = {
         [*DOWN, "provider", "c.post", "b.post", "refused 400", *UNDO],
         400,
     ),
-    "a faulty pre_call": ({"b": {"pre": raising(KeyError("secret detail"))}}, ["a.pre", "b.pre", "refused 500", "b.undo", "a.undo"], 500),
-    "a faulty post_call": ({"c": {"post": raising(TypeError("secret detail"))}}, [*DOWN, "provider", "c.post", "refused 500", *UNDO], 500),
+    "a faulty pre_call": (
+        {"b": {"pre": raising(KeyError("secret detail"))}},
+        ["a.pre", "b.pre", "refused 500", "b.undo", "a.undo"],
+        500,
+    ),
+    "a faulty post_call": (
+        {"c": {"post": raising(TypeError("secret detail"))}},
+        [*DOWN, "provider", "c.post", "refused 500", *UNDO],
+        500,
+    ),
     "a faulty undo": ({"b": {"undo": raising(OSError("disk"))}}, OK, "ok"),
     "a check passes": ({"a": {"pre": watching(lambda: asyncio.sleep(0))}}, OK, "ok"),
     "a check refuses": ({"a": {"pre": watching(bad_check)}}, [*DOWN, "provider", "refused 400", *UNDO], 400),
@@ -128,7 +136,7 @@ CASES: dict[str, tuple[dict[str, dict[str, Do]], list[str], str | int]] = {
         ["a.pre", "b.pre", "refused 403", "b.undo", "a.undo"],
         403,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -377,8 +385,6 @@ class TestRecords:
         assert (records[0].request, records[0].response) == (None, None)
 
 
-
-
 async def test_an_unpriced_model_is_counted_and_is_not_free() -> None:
     spec = deployment()
     for key in ("input_cost_per_token", "output_cost_per_token"):
@@ -391,7 +397,9 @@ async def test_an_unpriced_model_is_counted_and_is_not_free() -> None:
     await gateway.stop()
 
 
-@pytest.mark.parametrize(("asked", "left"), [(5, 5.0), (None, 600.0), (0, 600.0), (-1, 600.0), ("9", 600.0), (1e12, 86400.0)])
+@pytest.mark.parametrize(
+    ("asked", "left"), [(5, 5.0), (None, 600.0), (0, 600.0), (-1, 600.0), ("9", 600.0), (1e12, 86400.0)]
+)
 async def test_the_deadline_is_the_requests_or_the_configured_one(asked: Any, left: float) -> None:
     gateway = assembled(config())
     call = asking(options={"timeout": asked})

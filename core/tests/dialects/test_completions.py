@@ -24,13 +24,22 @@ def call(**body: Any) -> Any:
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({}, "prompt"), ({"prompt": None}, "prompt"), ({"prompt": 5}, "prompt"), ({"prompt": {}}, "prompt"),
-        ({"prompt": "x", "max_tokens": "5"}, "max_tokens"), ({"prompt": "x", "max_tokens": True}, "max_tokens"),
-        ({"prompt": "x", "stream_options": []}, "stream_options"), ({"prompt": "x", "temperature": "hot"}, "temperature"),
-        ({"prompt": "x"}, None), ({"prompt": ["x", "y"]}, None), ({"prompt": [1, 2]}, None), ({"prompt": ""}, None),
-        ({"prompt": "x", "temperature": None}, None), ({"prompt": "x", "unknown": {}}, None),
+        ({}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": {}}, "prompt"),
+        ({"prompt": "x", "max_tokens": "5"}, "max_tokens"),
+        ({"prompt": "x", "max_tokens": True}, "max_tokens"),
+        ({"prompt": "x", "stream_options": []}, "stream_options"),
+        ({"prompt": "x", "temperature": "hot"}, "temperature"),
+        ({"prompt": "x"}, None),
+        ({"prompt": ["x", "y"]}, None),
+        ({"prompt": [1, 2]}, None),
+        ({"prompt": ""}, None),
+        ({"prompt": "x", "temperature": None}, None),
+        ({"prompt": "x", "unknown": {}}, None),
     ],
-)  # fmt: skip
+)
 def test_shapes(body: dict[str, Any], param: str | None) -> None:
     if param is None:
         COMPLETIONS.check(body)
@@ -43,8 +52,11 @@ def test_shapes(body: dict[str, Any], param: str | None) -> None:
 def test_a_prompt_becomes_a_message_and_the_rest_is_kept_or_named() -> None:
     asked = call(prompt="Once", temperature=0.5, suffix="end", best_of=3, echo=False, future=[1])
     assert COMPLETIONS.to_chat(asked) == {
-        "model": "m", "temperature": 0.5, "future": [1], "messages": [{"role": "user", "content": "Once"}],
-    }  # fmt: skip
+        "model": "m",
+        "temperature": 0.5,
+        "future": [1],
+        "messages": [{"role": "user", "content": "Once"}],
+    }
     assert set(asked.dropped) == {"suffix", "best_of"}
 
 
@@ -61,15 +73,21 @@ def test_one_prompt_in_a_list_can() -> None:
 
 def test_an_answer_is_said_back() -> None:
     body = {
-        "id": "1", "object": "chat.completion", "model": "m", "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+        "id": "1",
+        "object": "chat.completion",
+        "model": "m",
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1},
         "choices": [
             {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"},
             {"index": 1, "message": {"role": "assistant", "content": None}, "finish_reason": "length"},
         ],
-    }  # fmt: skip
+    }
     said = COMPLETIONS.from_chat(call(prompt="x"), body)
     assert said["object"] == "text_completion"
-    assert [(one["index"], one["text"], one["finish_reason"]) for one in said["choices"]] == [(0, "hi", "stop"), (1, "", "length")]
+    assert [(one["index"], one["text"], one["finish_reason"]) for one in said["choices"]] == [
+        (0, "hi", "stop"),
+        (1, "", "length"),
+    ]
     assert (said["id"], said["usage"]) == ("1", body["usage"])
     assert COMPLETIONS.usage(said) is not None
 
@@ -107,11 +125,17 @@ class TestEmbeddings:
     @pytest.mark.parametrize(
         ("body", "param"),
         [
-            ({}, "input"), ({"input": None}, "input"), ({"input": 5}, "input"), ({"input": ""}, "input"),
-            ({"input": []}, "input"), ({"input": "x", "dimensions": "5"}, "dimensions"),
-            ({"input": "x", "encoding_format": 1}, "encoding_format"), ({"input": ["x"]}, None), ({"input": [1, 2]}, None),
+            ({}, "input"),
+            ({"input": None}, "input"),
+            ({"input": 5}, "input"),
+            ({"input": ""}, "input"),
+            ({"input": []}, "input"),
+            ({"input": "x", "dimensions": "5"}, "dimensions"),
+            ({"input": "x", "encoding_format": 1}, "encoding_format"),
+            ({"input": ["x"]}, None),
+            ({"input": [1, 2]}, None),
         ],
-    )  # fmt: skip
+    )
     def test_shapes(self, body: dict[str, Any], param: str | None) -> None:
         if param is None:
             EMBEDDINGS.check(body)

@@ -23,19 +23,39 @@ def raw(**fields: Any) -> bytes:
 def test_model_and_usage() -> None:
     seen = peek(raw(usage={**PLAIN, "prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": None}))
     assert seen is not None
-    assert (seen.model, seen.usage.input_tokens, seen.usage.output_tokens, seen.usage.cache_read_tokens) == ("m", 9, 2, 3)
+    assert (seen.model, seen.usage.input_tokens, seen.usage.output_tokens, seen.usage.cache_read_tokens) == (
+        "m",
+        9,
+        2,
+        3,
+    )
 
 
 @pytest.mark.parametrize(
     "odd",
     [
-        b"", b"{", b"null", b"[]", b"5", raw()[:-1], raw() + b"x", b"\xff", raw(error={"message": "x"}), raw(error="x"),
-        raw(usage=None), raw(usage={}), raw(usage={**PLAIN, "cache_read_input_tokens": 4}), raw(usage=[1]), raw(model=None),
-        raw(usage={**PLAIN, "prompt_tokens": -1}), raw(usage={**PLAIN, "prompt_tokens": 1.5}), raw(model=5),
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"5",
+        raw()[:-1],
+        raw() + b"x",
+        b"\xff",
+        raw(error={"message": "x"}),
+        raw(error="x"),
+        raw(usage=None),
+        raw(usage={}),
+        raw(usage={**PLAIN, "cache_read_input_tokens": 4}),
+        raw(usage=[1]),
+        raw(model=None),
+        raw(usage={**PLAIN, "prompt_tokens": -1}),
+        raw(usage={**PLAIN, "prompt_tokens": 1.5}),
+        raw(model=5),
         b'{"choices":' + b"[" * 100_000,
     ],
     ids=range(19),
-)  # fmt: skip
+)
 def test_what_is_unusual_is_left_to_others(odd: bytes) -> None:
     assert peek(odd) is None
 
@@ -50,7 +70,9 @@ values = st.recursive(
     max_leaves=6,
 )
 details = st.dictionaries(
-    st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens", "image_tokens", "other"]),
+    st.sampled_from(
+        ["cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens", "image_tokens", "other"]
+    ),
     st.none() | st.integers(0, 2**40),
 )
 usages = st.fixed_dictionaries(
@@ -86,5 +108,5 @@ def test_it_accepts_nothing_but_json(data: bytes) -> None:
 
 @given(st.integers(0, 200))
 def test_a_cut_answer_is_not_accepted(cut: int) -> None:
-    whole = raw(choices=[{"message": {"content": "é\\u0000 \"quoted\" text"}}])
+    whole = raw(choices=[{"message": {"content": 'é\\u0000 "quoted" text'}}])
     assert (peek(whole[:cut]) is None) or cut >= len(whole)

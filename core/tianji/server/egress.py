@@ -93,7 +93,8 @@ class Client:
         finally:
             # A client that leaves while the writer waits for it is not noticed by a generator until it is collected.
             # The upstream's own stream is the pipeline's to close: it may have to read on for the usage.
-            if stream is not reply.upstream:
+            upstream: object = reply.upstream
+            if stream is not upstream:
                 await _close(stream, call)
         last = _said(failure, self.dialect.error_frame) if failure is not None else b""
         if self._keep:
