@@ -84,7 +84,7 @@ class TestRetries:
         self, router: dict[str, Any], own: int | None, group: int | None, asked: Any, attempts: int
     ) -> None:
         settings = config(
-            deployment(**({} if own is None else {"num_retries": own})),
+            deployment(num_retries=own),
             router_settings={
                 **router, **({} if group is None else {"model_group_retry_policy": {"group": {"num_retries": group}}})
             },
@@ -344,3 +344,14 @@ class TestBudget:
             await gateway.stop()
 
         virtually(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"), [(5, 5.0), (None, 600.0), (0, 600.0), (-1, 600.0), ("9", 600.0), (1e12, 86400.0)]
+)
+async def test_the_deadline_is_the_requests_or_the_configured_one(asked: Any, left: float) -> None:
+    gateway = assembled(config())
+    call = asking(options={"timeout": asked})
+    await ask(gateway, call)
+    assert call.deadline - call.started == pytest.approx(left)
+    await gateway.stop()

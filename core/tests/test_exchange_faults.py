@@ -89,12 +89,14 @@ def test_what_is_taken_out(key: str, message: str, left: str) -> None:
     assert failure.extra == {"more": [{"deep": left}]}
 
 
-async def test_a_plain_remark_is_kept_and_a_long_one_is_not() -> None:
+async def test_a_plain_remark_is_kept_and_a_traceback_or_a_page_is_not() -> None:
     async with Upstream() as up, served(up) as gw:
         up.reply(status=400, body=b"no such thing", headers={"content-type": "text/plain"}, times=1)
         assert "no such thing" in (await gw.chat("fast")).json()["error"]["message"]
-        up.reply(status=400, body=b"trace " * 50, headers={"content-type": "text/plain"}, times=1)
-        assert (await gw.chat("fast")).json()["error"]["message"].endswith("The provider answered with status 400.")
+        for body in (b"Traceback (most recent call last): ...", b"<html>no</html>", b"no route to db://u:pw@host"):
+            up.reply(status=400, body=body, headers={"content-type": "text/plain"}, times=1)
+            said = (await gw.chat("fast")).json()["error"]["message"]
+            assert said.endswith("The provider answered with status 400.")
 
 
 @pytest.mark.parametrize("own", [{"stream_timeout": 0.15}, {"timeout": 0.15}, None])
@@ -134,7 +136,7 @@ async def test_a_stream_that_ends_properly_gives_its_connection_back() -> None:
         assert stats["idle"] == 1
 
 
-@pytest.mark.parametrize("provider", ["anthropic", "gemini"])
+@pytest.mark.parametrize("provider", ["gemini"])
 async def test_input_that_no_encoder_can_read_is_the_callers_fault(provider: str) -> None:
     async with Upstream() as up:
         spec = {"model_name": "own", "tianji_params": {"model": f"{provider}/m", "api_base": up.url, "api_key": KEY}}

@@ -200,7 +200,7 @@ class Offers(Extension):
 
 
 async def test_a_fallback_hook_goes_before_the_configuration() -> None:
-    plugin = type("Offers", (Offers,), {"seen": []})
+    plugin: type[Offers] = type("Offers", (Offers,), {"seen": []})
     provider = by_model(a=down, d=down)
     got = await run(asking("a"), provider, plugin, router={"fallbacks": [{"a": ["b"]}]})
     assert provider.asked == ["a", "d", "b"]

@@ -115,7 +115,7 @@ class TestBroken:
         class Offers(Extension):
             @hookimpl
             def configure(self, app: Assembly) -> None:
-                app.provide(KV, self)  # type: ignore[arg-type, type-abstract]
+                app.provide(KV, self)
 
         one, two = (type("Offers", (Offers,), {"name": name}) for name in ("one", "two"))
         with pytest.raises(PluginError, match="KV is offered twice: <extensions:one> and <extensions:two>"):
@@ -228,8 +228,8 @@ class TestInstances:
         )
         assert isinstance(before, Words)
         assert isinstance(after, Words)
-        assert (before.modes, before.default_on) == ({"pre_call"}, True)
-        assert (after.modes, after.default_on) == ({"post_call"}, False)
+        assert (before.modes, before.default_on) == (frozenset({"pre_call"}), True)
+        assert (after.modes, after.default_on) == (frozenset({"post_call"}), False)
         await gateway.stop()
 
     async def test_a_bad_configuration_does_not_switch_a_guardrail_off(self) -> None:
@@ -275,7 +275,7 @@ class Opens(Extension):
 
     @hookimpl
     def configure(self, app: Assembly) -> None:
-        app.provide(KV, self)  # type: ignore[arg-type, type-abstract]
+        app.provide(KV, self)
 
     @hookimpl
     async def startup(self, gateway: Any) -> None:

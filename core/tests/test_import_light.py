@@ -31,15 +31,15 @@ def test_neither_litestar_nor_httpx(module: str) -> None:
 
 
 def test_the_public_names_are_loaded_on_first_use_and_are_light() -> None:
-    code = """
+    code = f"""
 import sys, json
 import tianji
 before = sorted(name for name in sys.modules if name.startswith("tianji"))
 for name in tianji.__all__:
     getattr(tianji, name)
 plugins = [name for name in sys.modules if name.startswith("tianji_")]
-print(json.dumps({"before": before, "heavy": sorted({%s} & sys.modules.keys()), "plugins": plugins}))
-""" % ",".join(map(repr, HEAVY))
+print(json.dumps({{"before": before, "heavy": sorted({set(HEAVY)!r} & sys.modules.keys()), "plugins": plugins}}))
+"""
     found = in_a_fresh_interpreter(code)
     assert found["before"] == ["tianji"]
     assert found["heavy"] == []

@@ -160,7 +160,7 @@ class TestCall:
         call = make_call()
         call.raw, call.chat = b"{}", call
         call.body = {"model": "other"}
-        assert (call.raw, call.chat) == (None, None)
+        assert [call.raw, call.chat] == [None, None]
 
     def test_a_derived_call_shares_everything_but_what_it_says(self) -> None:
         call = make_call({"model": "m"}, dialect="anthropic-messages")

@@ -395,14 +395,3 @@ async def test_an_unpriced_model_is_counted_and_is_not_free() -> None:
     assert books(gateway).entries[-1].nano is None
     assert books(gateway).spend("key-1") == 0
     await gateway.stop()
-
-
-@pytest.mark.parametrize(
-    ("asked", "left"), [(5, 5.0), (None, 600.0), (0, 600.0), (-1, 600.0), ("9", 600.0), (1e12, 86400.0)]
-)
-async def test_the_deadline_is_the_requests_or_the_configured_one(asked: Any, left: float) -> None:
-    gateway = assembled(config())
-    call = asking(options={"timeout": asked})
-    await ask(gateway, call)
-    assert call.deadline - call.started == pytest.approx(left)
-    await gateway.stop()

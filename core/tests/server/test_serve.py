@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -38,6 +39,7 @@ class Served:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tianji.cli", "serve", "--port", "0", *words],
             cwd=folder, env=bare, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
         )  # fmt: skip
         self.lines: list[str] = []
         self.errors: list[str] = []
@@ -83,8 +85,8 @@ class Served:
         return status
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # its workers, too
         self.process.wait(timeout=10)
         self._reading.join(timeout=10)
         for pipe in (self.process.stdout, self.process.stderr):
@@ -185,6 +187,8 @@ def test_reloads_take_effect_and_bad_ones_change_nothing(start: Start, tmp_path:
 
 def test_sighup_without_a_file_is_survived(start: Start) -> None:
     served = start(TIANJI_MASTER_KEY=KEY).ready()
+    served.send(signal.SIGHUP)  # maybe before anyone listens for it
+    assert served.ask("echo/echo").status_code == 200
     served.send(signal.SIGHUP)
     until(lambda: served.said("reloaded"))
     assert served.ask("echo/echo").status_code == 200
@@ -231,8 +235,8 @@ def test_a_bad_configuration_is_one_line_that_says_where_and_how_to_mend_it(
 def test_two_workers_serve_and_both_end(start: Start, tmp_path: Path) -> None:
     write(tmp_path)
     served = start("-c", "c.yaml", "--workers", "2").ready()
+    until(lambda: len(_children(served.process.pid)) == 2)
     children = _children(served.process.pid)
-    assert len(children) == 2
     for number in range(20):
         assert served.ask(text=str(number)).json()["choices"][0]["message"]["content"] == str(number)
     os.kill(children[0], signal.SIGKILL)  # one that dies is replaced
@@ -240,7 +244,7 @@ def test_two_workers_serve_and_both_end(start: Start, tmp_path: Path) -> None:
     assert served.ask().status_code == 200
     children = _children(served.process.pid)
     served.send(signal.SIGTERM)
-    served.end()
+    assert served.end() == 0
     until(lambda: not any(_alive(child) for child in children))
     assert not served.said("Traceback")
 
@@ -253,6 +257,29 @@ def test_a_reload_reaches_every_worker(start: Start, tmp_path: Path) -> None:
     until(lambda: all(served.models() == {"second", "slow"} for _ in range(8)))
     served.send(signal.SIGTERM)
     assert served.end() == 0
+
+
+def test_a_worker_that_replaces_another_has_the_configuration_of_today(start: Start, tmp_path: Path) -> None:
+    write(tmp_path)
+    served = start("-c", "c.yaml", "--workers", "2").ready()
+    until(lambda: len(_children(served.process.pid)) == 2)
+    write(tmp_path, GOOD.replace("first", "second"))
+    until(lambda: all(served.models() == {"second", "slow"} for _ in range(8)))
+    before = _children(served.process.pid)
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: len(set(_children(served.process.pid)) - set(before)) == 1)
+    os.kill(before[1], signal.SIGKILL)  # so that the new ones answer alone
+    until(lambda: len(set(_children(served.process.pid)) - set(before)) == 2)
+    assert served.models() == {"second", "slow"}
+
+
+def test_workers_end_with_their_parent(start: Start, tmp_path: Path) -> None:
+    write(tmp_path)
+    served = start("-c", "c.yaml", "--workers", "2").ready()
+    assert served.ask().status_code == 200
+    children = _children(served.process.pid)
+    served.process.kill()
+    until(lambda: not any(_alive(child) for child in children))
 
 
 def test_a_port_in_use_is_one_line(start: Start, tmp_path: Path) -> None:
@@ -274,8 +301,8 @@ def test_a_plugin_from_a_file(start: Start, tmp_path: Path) -> None:
         "    async def check(self, content, call):\n"
         "        return Verdict.rewrite(content.map(str.upper))\n"
     )
-    guard = "guardrails:\n  - guardrail_name: loud\n    tianji_params: {guardrail: shout, mode: pre_call, default_on: true}\n"
-    write(tmp_path, GOOD + guard)
+    params = "{guardrail: shout, mode: pre_call, default_on: true}"
+    write(tmp_path, f"{GOOD}guardrails:\n  - guardrail_name: loud\n    tianji_params: {params}\n")
     served = start("-c", "c.yaml", "--plugin", "shout.py").ready()
     reply = served.ask(text="quiet")
     assert reply.json()["choices"][0]["message"]["content"] == "QUIET"

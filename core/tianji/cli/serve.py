@@ -11,6 +11,7 @@ import gc
 import logging
 import signal
 import sys
+import time
 
 from tianji.cli import COMMANDS
 from tianji.cli.common import (
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("there is no configuration file to reload")
         return config
 
+    since = time.time_ns()
     first: Config | None = None
     first = config = fresh()
     _log_to_stderr(verbose=config.tianji_settings.set_verbose)
@@ -79,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     gc.set_threshold(10_000, 20, 20)
     # uvicorn sends itself the signal again when it has stopped; a stop that was asked for is no failure.
     signal.signal(signal.SIGTERM, _stopped)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something that can be reloaded
     try:
         return serve(
             gateway,
@@ -88,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
             load=fresh,
             path=path,
             grace=arguments.grace,
+            since=since,
             ready=lambda address: _greet(config, gateway.sealed.models, address, path, as_json=arguments.json),
         )
     except (OSError, OverflowError) as error:

@@ -56,7 +56,7 @@ def _sound(total: int, details: _Details) -> bool:
     return (
         0 <= (details.cached_tokens or 0) <= total
         and 0 <= (details.cache_write_tokens or 0) <= total
-        and 0 <= (details.reasoning_tokens or 0) <= total
+        and 0 <= (details.reasoning_tokens or 0) <= MOST
         and 0 <= (details.audio_tokens or 0) <= total
         and 0 <= (details.image_tokens or 0) <= total
     )

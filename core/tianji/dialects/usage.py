@@ -57,7 +57,7 @@ def from_openai(usage: Any) -> Usage | None:
         cache_read_tokens=read,
         cache_write_tokens=write,
         cache_write_1h_tokens=min(_int(written.get("ephemeral_1h_input_tokens")), write),
-        reasoning_tokens=min(_int(reasoning), made),
+        reasoning_tokens=_int(reasoning),  # some providers count it beside the completion, not within it
         input_audio_tokens=min(_int(prompt_details.get("audio_tokens")), given),
         output_audio_tokens=min(_int(completion_details.get("audio_tokens")), made),
         input_image_tokens=min(_int(prompt_details.get("image_tokens")), given),

@@ -154,7 +154,8 @@ def plain(text: str) -> str:
     A proxy's HTML page says nothing to a client, and a traceback says too much.
     """
     text = text.strip()
-    return "" if len(text) > 200 or text.startswith("<") or _USERINFO.search(text) else text
+    said = text.startswith("<") or text.startswith("Traceback") or _USERINFO.search(text)
+    return "" if said else text[:1000]
 
 
 def _text(value: Any) -> str | None:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,11 @@ WATCH = 1.0
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with the connection sweep beside it and, where `load` can read the file again, reload."""
+    """uvicorn's server with the connection sweep beside it and, where `load` can read the file again, reload.
+
+    `since` is when the configuration was read, in nanoseconds since the epoch: a file that changed after it is read
+    again. `parent` is the process to end with, for a worker.
+    """
 
     def __init__(
         self,
@@ -41,24 +45,35 @@ class Server(uvicorn.Server):
         gateway: Gateway,
         load: Callable[[], Config] | None = None,
         path: str | None = None,
+        since: int = 0,
+        parent: int | None = None,
     ) -> None:
         super().__init__(config)
         self._gateway = gateway
         self._load = load
         self._path = Path(path) if path else None
+        self._since = since
+        self._parent = parent
         self._reloading = asyncio.Lock()
-        self._side: list[asyncio.Task[None]] = []
+        self._side: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        loop = asyncio.get_running_loop()
-        self._side.append(loop.create_task(sweep(self.server_state.connections), name="connection clocks"))
+        self._beside(sweep(self.server_state.connections), "connection clocks")
         if self._path is not None:
-            self._side.append(loop.create_task(self._watch(self._path), name="configuration file"))
+            self._beside(self._watch(self._path), "configuration file")
+        if self._parent is not None:
+            self._beside(self._end_with(self._parent), "parent")
         if self._load is None:
             return
         with contextlib.suppress(NotImplementedError, RuntimeError):
-            loop.add_signal_handler(signal.SIGHUP, lambda: self._side.append(loop.create_task(self.reload())))
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, lambda: self._beside(self.reload(), "reload"))
+
+    def _beside(self, job: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(job, name=name)
+        self._side.add(task)
+        task.add_done_callback(self._side.discard)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for task in self._side:
@@ -80,6 +95,8 @@ class Server(uvicorn.Server):
 
     async def _watch(self, path: Path) -> None:
         seen = _stamp(path)
+        if seen is not None and seen[0] > self._since > 0:
+            await self.reload()
         while True:
             await asyncio.sleep(WATCH)
             now = _stamp(path)
@@ -87,27 +104,37 @@ class Server(uvicorn.Server):
                 seen = now
                 await self.reload()
 
+    async def _end_with(self, parent: int) -> None:
+        """Stop when the parent is gone: an orphan would hold the port, and nobody could stop it."""
+        while os.getppid() == parent:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(WATCH)
+        self.should_exit = True
+
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file's content or with the file in its place; first the time of the change."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def serve(
     gateway: Gateway, *, host: str, port: int, workers: int, load: Callable[[], Config], path: str | None,
-    grace: float = 30.0, ready: Callable[[str], Any] | None = None,
+    grace: float = 30.0, ready: Callable[[str], Any] | None = None, since: int = 0,
 ) -> int:  # fmt: skip
-    """Serve until SIGTERM or SIGINT. `ready` is told the address once the socket is bound. Returns an exit status."""
+    """Serve until SIGTERM or SIGINT. `ready` is told the address once the socket is bound. Returns an exit status.
+
+    `since` is when the configuration was read, in nanoseconds since the epoch.
+    """
     listener = bind(host, port)
     address = listener.getsockname()
     if ready is not None:
         ready(f"http://{address[0] if ':' not in address[0] else '[' + address[0] + ']'}:{address[1]}")
     if workers <= 1:
-        return _worker(gateway, listener, load, path, grace)
-    return _supervise(gateway, listener, workers, load, path, grace)
+        return _worker(gateway, listener, load, path, grace, since)
+    return _supervise(gateway, listener, workers, load, path, grace, since)
 
 
 def server_config(gateway: Gateway, grace: float) -> uvicorn.Config:
@@ -139,28 +166,46 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _worker(
-    gateway: Gateway, listener: socket.socket, load: Callable[[], Config], path: str | None, grace: float
-) -> int:
-    server = Server(server_config(gateway, grace), gateway, load, path)
+    gateway: Gateway, listener: socket.socket, load: Callable[[], Config], path: str | None, grace: float, since: int,
+    parent: int | None = None,
+) -> int:  # fmt: skip
+    server = Server(server_config(gateway, grace), gateway, load, path, since, parent)
     server.run(sockets=[listener])
     return 0 if server.started else 3
 
 
+def _renewed(gateway: Gateway, load: Callable[[], Config], since: int) -> tuple[Gateway, int]:
+    """A gateway for a worker that replaces another, and when its configuration was read.
+
+    The parent's is as old as the start, for reloads happen in workers; it is used where there is nothing better.
+    """
+    now = time.time_ns()
+    try:
+        return Gateway(load(), gateway.catalogue), now
+    except TianjiError as error:
+        logger.error("the new worker begins with the configuration of the start: %s", error)
+        return gateway, since
+
+
 def _supervise(
-    gateway: Gateway, listener: socket.socket, workers: int, load: Callable[[], Config], path: str | None, grace: float
-) -> int:
+    gateway: Gateway, listener: socket.socket, workers: int, load: Callable[[], Config], path: str | None, grace: float,
+    since: int,
+) -> int:  # fmt: skip
     """Fork workers, pass signals on, replace a worker that dies, but not for ever where they die at once."""
     children: dict[int, float] = {}
-    stopping = False
+    stopping = gave_up = False
+    parent = os.getpid()
 
-    def spawn() -> None:
+    def spawn(*, again: bool = False) -> None:
         pid = os.fork()
         if pid == 0:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server that reloads is there
             status = 1
             try:
-                status = _worker(gateway, listener, load, path, grace)
+                own, read = _renewed(gateway, load, since) if again else (gateway, since)
+                status = _worker(own, listener, load, path, grace, read, parent)
             except KeyboardInterrupt:
                 status = 0
             finally:
@@ -200,7 +245,7 @@ def _supervise(
         if early >= workers * 2:
             logger.error("workers end as soon as they start; giving up")
             tell(signal.SIGTERM)
-            stopping = True
+            stopping = gave_up = True
             continue
-        spawn()
-    return 0 if stopping and early == 0 else 3
+        spawn(again=True)
+    return 0 if stopping and not gave_up else 3

@@ -5,7 +5,6 @@
         settings = {"words": ["secret"]}
         blocks = ["tell me the secret"]
         allows = ["tell me a story"]
-
 A guardrail that asks a service scripts the answers in `make_gateway` (`gateway.handler = ...`).
 """
 
