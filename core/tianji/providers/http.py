@@ -154,7 +154,7 @@ def plain(text: str) -> str:
     A proxy's HTML page says nothing to a client, and a traceback says too much.
     """
     text = text.strip()
-    said = text.startswith("<") or text.startswith("Traceback") or _USERINFO.search(text)
+    said = text.startswith(("<", "Traceback")) or _USERINFO.search(text)
     return "" if said else text[:1000]
 
 
