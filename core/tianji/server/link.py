@@ -147,6 +147,10 @@ class SocketLink:
             self._linger()
         elif not cycle.keep_alive:
             cycle.transport.close()
+        # Scope, link and cycle would hold one another, and only the garbage collector could end that.
+        scope: Any = cycle.scope
+        scope.pop(LINK, None)
+        scope.pop(LINGER, None)
         cycle.on_response()
 
     def _linger(self) -> None:
