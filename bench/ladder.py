@@ -68,6 +68,26 @@ def _guardrail(config: Config, scratch: Path, found: Mapping[str, str]) -> None:
     config["guardrails"] = [{"guardrail_name": "bench-filter", "tianji_params": params}]
 
 
+def _routing(config: Config, scratch: Path, found: Mapping[str, str]) -> None:
+    """Three deployments for each model, and everything that may choose among them."""
+    entries = []
+    for entry in config["model_list"]:
+        for region in ("eu-west1", "us-east1", "eu-central1"):
+            params = {**entry["tianji_params"], "region": region, "rpm": 100_000_000, "tpm": 2_000_000_000}
+            entries.append({**entry, "tianji_params": {**params, "tags": ["default"], "max_budget": 1e6}})
+    config["model_list"] = entries
+    config["router_settings"] = {
+        "routing_strategy": "latency-based-routing",
+        "enable_tag_filtering": True,
+        "enable_pre_call_checks": True,
+        "optional_pre_call_checks": ["prompt_caching", "enforce_model_rate_limits", "router_budget_limiting"],
+        "fallbacks": [{"bench-openai": ["bench-anthropic"]}],
+        "retry_policy": {"RateLimitErrorRetries": 3},
+        "model_group_retry_policy": {"bench-openai": {"num_retries": 2}},
+        "continue_streams": True,
+    }
+
+
 _SQLITE = ("extensions", ("sqlite", "database-sqlite", "db-sqlite"))
 _KEYS = ("extensions", ("keys", "management", "virtual-keys"))
 _JSONL = ("callbacks", ("jsonl",))
@@ -87,6 +107,23 @@ RUNGS = (
     ),
     Rung("+ ledger", "every entry is written to SQLite", (_SQLITE,), _ledger),
     Rung("+ log", "every record is written to a file", (_JSONL,), _callbacks(1)),
+    Rung(
+        "+ routing",
+        "three deployments by latency; tags, regions, rate limits, budgets, prompt caches, streams that go on",
+        tuple(
+            ("strategies", (name,))
+            for name in (
+                "lowest-latency",
+                "tag-filter",
+                "region-filter",
+                "rate-limits",
+                "budget-limiter",
+                "prefix-affinity",
+            )
+        ),
+        _routing,
+        governed=False,
+    ),
     Rung(
         "+ 1 guardrail",
         "a content filter reads the prompt",

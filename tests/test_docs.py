@@ -123,6 +123,8 @@ def test_headers_of_the_code_and_of_the_page() -> None:
 READ_FOR_OTHERS = {
     "database_url": "`tianji doctor` looks at it",
     "max_parallel_requests": "that of a deployment has the same name",
+    "max_budget": "that of a deployment has the same name",
+    "budget_duration": "that of a deployment has the same name",
 }
 """Names without effect that some other code reads under the same name."""
 

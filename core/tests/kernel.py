@@ -234,7 +234,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
 
 
-_CLOCKS = ("attempts", "exchange", "log", "model", "pipeline")
+_CLOCKS = ("asking", "attempts", "exchange", "log", "model", "pipeline", "retries")
 
 
 def virtually(main: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:

@@ -28,7 +28,7 @@ from kernel import (
     virtually,
 )
 
-from tianji.attempts import RetryBudget
+from tianji.config import RouterSettings
 from tianji.errors import (
     BadCredentials,
     ContentPolicy,
@@ -44,6 +44,8 @@ from tianji.errors import (
 )
 from tianji.model import Call, Deployment, Reply
 from tianji.plugin import Plugin, Strategy
+from tianji.retries import RetryBudget, Rules
+from tianji.testing import make_deployment
 
 Make = Callable[[], Failure]
 
@@ -75,12 +77,12 @@ class TestRetries:
         ("router", "own", "group", "asked", "attempts"),
         [
             ({}, None, None, None, 3), ({"num_retries": 0}, None, None, None, 1),
-            ({"num_retries": 4}, 1, None, None, 2), ({}, 1, 3, None, 4),
-            ({}, 1, 3, 0, 1), ({}, None, None, 5, 6), ({}, None, None, 1000, 11),
-            ({}, None, None, -1, 3), ({}, None, None, True, 3),
+            ({"num_retries": 4}, 1, None, None, 2), ({}, 1, 3, None, 2), ({"num_retries": 0}, None, 3, None, 4),
+            ({}, 1, 3, 0, 1), ({}, None, None, 5, 6), ({}, None, None, 1000, 11), ({}, 0, 3, None, 1),
+            ({}, None, None, -1, 3), ({}, None, None, True, 3), ({}, 1000, None, None, 11),
         ],
     )  # fmt: skip
-    def test_the_number_is_the_requests_the_groups_the_deployments_the_routers(
+    def test_the_number_is_the_requests_the_deployments_the_groups_the_routers(
         self, router: dict[str, Any], own: int | None, group: int | None, asked: Any, attempts: int
     ) -> None:
         settings = config(
@@ -208,14 +210,9 @@ class TestPatience:
 
     @pytest.mark.parametrize(("made", "most"), [(1, 0.5), (2, 1.0), (3, 2.0), (6, 8.0)])
     def test_full_jitter(self, made: int, most: float) -> None:
-        async def main(loop: VirtualLoop) -> list[float]:
-            gateway = assembled(config())
-            waits = [gateway.pipeline.attempts._wait(0.0, made) for _ in range(2000)]
-            await gateway.stop()
-            return waits
-
         random.seed(1)
-        waits = virtually(main)
+        rules = Rules(RouterSettings())
+        waits = [rules.wait(make_deployment(), 0.0, made) for _ in range(2000)]
         assert 0 <= min(waits) < most * 0.05
         assert most * 0.95 < max(waits) <= most
         # Spread evenly: no tenth of the range has more than twice its share.
@@ -307,6 +304,70 @@ class TestBudget:
         assert lost == 2000
         assert 2000 < attempts <= 2400
 
+    def test_nor_by_a_fallback_that_is_out_of_order_too(self) -> None:
+        """Each fallback is tried, until it is known to fail; from then on it takes a part of the budget."""
+        provider = by_model(one=down, two=down)
+        settings = config(
+            deployment("a", "one"), deployment("b", "two"), router_settings={"fallbacks": [{"a": ["b"]}]}
+        )  # fmt: skip
+
+        async def main(loop: VirtualLoop) -> None:
+            gateway = assembled(settings, provider)
+            gateway.sealed.health.clock = loop.time
+            for _ in range(2000):
+                call = asking("a")
+                call.started = loop.time()
+                assert isinstance((await ask(gateway, call)).failure, Unavailable)
+                await asyncio.sleep(0.005)
+            await gateway.stop()
+
+        virtually(main)
+        assert 2005 <= len(provider.asked) <= 2400
+        assert provider.asked.count("one") == 2000, "a fallback waits: the first is not asked twice"
+
+    def test_an_outage_that_ends_is_over_within_ten_seconds(self) -> None:
+        """UP-1: 100 % of 503, then 30 %, then none: less than 1 % retries ten seconds later."""
+        attempts: list[tuple[float, int]] = []
+        phases = ((10.0, 1.0), (20.0, 0.3), (1e9, 0.0))
+        rng = random.Random(5)
+        lost = [0, 0, 0]
+
+        async def main(loop: VirtualLoop) -> None:
+            began = loop.time()
+
+            def phase() -> int:
+                return next(at for at, (end, _) in enumerate(phases) if loop.time() - began < end)
+
+            async def script(call: Call, deployment: Deployment) -> Reply:
+                attempts.append((loop.time() - began, len(call.attempts)))
+                if rng.random() < phases[phase()][1]:
+                    raise down()
+                return answer()
+
+            gateway = assembled(config(deployment(), deployment(model="two")), scripted(script))
+            gateway.sealed.health.clock = loop.time
+
+            async def one(number: int) -> None:
+                await asyncio.sleep(number * 0.005)
+                at = phase()
+                call = asking()
+                call.started = loop.time()
+                lost[at] += (await ask(gateway, call)).failure is not None
+
+            await asyncio.gather(*(one(number) for number in range(10_000)))
+            await gateway.stop()
+
+        virtually(main)
+        first = [number for at, number in attempts if at < 10.0]
+        assert len(first) <= 2000 * 1.2
+        second = [number for at, number in attempts if 10.0 <= at < 20.0]
+        assert len(second) <= 2000 * 1.5
+        assert lost[1] < 600, "a part of the failures is mended"
+        last = [number for at, number in attempts if at >= 30.0]
+        assert len(last) >= 3900
+        assert sum(number > 0 for number in last) < len(last) * 0.01
+        assert lost[2] < 20
+
     def test_a_few_failures_are_all_mended(self) -> None:
         attempts, lost = self.outage(500, 0.02, share=0.05)
         assert lost == 0
@@ -318,13 +379,31 @@ class TestBudget:
             while budget.spend():
                 pass
             assert budget.denied == 1
+            empty = budget.tokens
             await asyncio.sleep(9.0)
+            assert budget.left() == pytest.approx(empty + 0.9)
+            assert budget.tokens == empty, "looking at it changes nothing"
             assert not budget.spend()
             await asyncio.sleep(2.0)
             assert budget.spend()
             for _ in range(1000):
                 budget.earn()
             assert budget.tokens == budget.cap
+
+        virtually(main)
+
+    def test_the_gateway_reports_it_over_reloads(self) -> None:
+        async def main(loop: VirtualLoop) -> None:
+            gateway = assembled(config(deployment()), by_model())
+            assert (gateway.health().retries_left, gateway.health().retries_denied) == (20.0, 0)
+            while gateway.pipeline.attempts.budget.spend():
+                pass
+            await gateway.reload(config(deployment(), deployment("second")))
+            health = gateway.health()
+            assert health.retries_left < 1.0
+            assert health.retries_denied == 1
+            assert [one.deployment.group for one in health.deployments] == ["group", "second"]
+            await gateway.stop()
 
         virtually(main)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,25 +21,31 @@ from kernel import (
     deployment,
     failing,
     scripted,
+    streamed,
     text_of,
 )
 
 from tianji.errors import (
+    BadCredentials,
     BadRequest,
     ContentPolicy,
     ContextWindow,
     Failure,
     Forbidden,
+    Internal,
+    NoDeployment,
     OverBudget,
     Overloaded,
     Rejected,
+    Throttled,
+    Timeout,
     Unavailable,
     UnknownModel,
 )
 from tianji.hookspecs import hookimpl
 from tianji.ledger import MemoryLedger
 from tianji.model import Call, Deployment, Entry, Principal, Reply
-from tianji.plugin import Extension, Plugin
+from tianji.plugin import Extension, Filter, Plugin, PluginSettings, Selector, Strategy
 from tianji.services import Assembly, Ledger
 from tianji.testing import make_principal
 
@@ -84,6 +93,17 @@ CASES: dict[str, tuple[dict[str, Any], type[Failure], list[str]]] = {
     "typed: others": (
         {"context_window_fallbacks": [{"a": ["e"]}], "default_fallbacks": ["d"]}, Unavailable, ["a", "d"],
     ),
+    "typed: another's, so none": (
+        {"context_window_fallbacks": [{"b": ["e"]}], "fallbacks": [{"a": ["c"]}], "default_fallbacks": ["d"]},
+        ContextWindow, ["a"],
+    ),
+    "typed: for every group": (
+        {"content_policy_fallbacks": [{"*": ["e"]}], "fallbacks": [{"a": ["c"]}]}, ContentPolicy, ["a", "e"],
+    ),
+    "none, said so": ({"fallbacks": [{"a": [], "*": ["b"]}]}, Unavailable, ["a"]),
+    "only itself": ({"default_fallbacks": ["a"]}, Unavailable, ["a"]),
+    "throttled": ({"fallbacks": [{"a": ["b"]}]}, Throttled, ["a", "b"]),
+    "a bad key": ({"fallbacks": [{"a": ["b"]}]}, BadCredentials, ["a", "b"]),
     "typed: none, so general": ({"fallbacks": [{"a": ["b"]}]}, ContextWindow, ["a", "b"]),
     "rejected": ({"fallbacks": [{"a": ["b"]}]}, Rejected, ["a", "b"]),
     "the callers own mistake": ({"fallbacks": [{"a": ["b"]}]}, BadRequest, ["a"]),
@@ -147,6 +167,119 @@ async def test_a_model_that_does_not_exist_gets_the_default() -> None:
     assert text_of(got.replied) == "d"
     lost = await run(asking("nope"), provider, router={})
     assert isinstance(lost.failure, UnknownModel)
+
+
+async def test_a_model_that_does_not_exist_gets_nobody_in() -> None:
+    caller = make_principal(models=("a",))
+    provider = by_model()
+    got = await run(asking("nope", principal=caller), provider, router={"default_fallbacks": ["d"]})
+    assert isinstance(got.failure, UnknownModel)
+    assert provider.asked == []
+
+
+class TestHowOften:
+    """Where no number is configured."""
+
+    async def run(self, provider: Any, router: dict[str, Any], call: Call | None = None, *more: dict[str, Any]) -> Call:
+        settings = config(*groups("a", "b", "c", "d"), *more, router_settings=router)
+        gateway = assembled(settings, provider)
+        gateway.pipeline.attempts.rules.wait = lambda *_: 0.0  # type: ignore[method-assign]
+        call = call or asking("a")
+        await ask(gateway, call)
+        assert books(gateway).open == 0
+        await gateway.stop()
+        return call
+
+    @pytest.mark.parametrize(
+        ("router", "asked"),
+        [
+            ({}, "aaa"),
+            ({"fallbacks": [{"a": ["b"]}]}, "abb"),
+            ({"fallbacks": [{"a": ["b", "c"]}]}, "abc"),
+            ({"fallbacks": [{"a": ["b", "c", "d"]}]}, "abcd"),
+            ({"default_fallbacks": ["a"]}, "aaa"),
+            ({"default_fallbacks": ["a", "b"]}, "abb"),
+            ({"fallbacks": [{"a": ["nope"]}]}, "aaa"),
+            ({"fallbacks": [{"a": ["b"]}], "max_fallbacks": 0}, "aaa"),
+            ({"fallbacks": [{"a": ["b", "c"]}], "max_fallbacks": 1}, "abb"),
+        ],
+    )
+    async def test_three_attempts_and_at_least_one_for_each_fallback(self, router: dict[str, Any], asked: str) -> None:
+        provider = by_model(**dict.fromkeys("abcd", down))
+        await self.run(provider, router)
+        assert "".join(provider.asked) == asked
+
+    async def test_a_fallback_that_may_not_be_used_is_not_waited_for(self) -> None:
+        provider = by_model(a=down)
+        caller = make_principal(models=("a",))
+        await self.run(provider, {"fallbacks": [{"a": ["b"]}]}, asking("a", principal=caller))
+        assert provider.asked == ["a", "a", "a"]
+        provider = by_model(a=down)
+        await self.run(provider, {"fallbacks": [{"a": ["b"]}]}, asking("a", options={"disable_fallbacks": True}))
+        assert provider.asked == ["a", "a", "a"]
+
+    async def test_the_healthy_ones_of_the_group_go_before_fallbacks(self) -> None:
+        provider = by_model(a=down, two=down)
+        more = deployment("a", "two")
+        await self.run(provider, {"fallbacks": [{"a": ["b"]}]}, None, more)
+        assert sorted(provider.asked[:2]) == ["a", "two"]
+        assert provider.asked[2:] == ["b"]
+
+
+async def test_a_prompt_that_fits_nowhere_is_sent_nowhere_but_to_its_fallback() -> None:
+    small = {"model_info": {"max_input_tokens": 10}}
+    settings = config(
+        deployment("a", "a", **small), deployment("a", "a2", **small), *groups("b", "c"),
+        router_settings={
+            "enable_pre_call_checks": True, "context_window_fallbacks": [{"a": ["b"]}], "fallbacks": [{"a": ["c"]}],
+        },
+    )  # fmt: skip
+    provider = by_model()
+    gateway = assembled(settings, provider)
+    got = await ask(gateway, asking("a", messages=[{"role": "user", "content": "word " * 200}]))
+    assert text_of(got.replied) == "b"
+    assert provider.asked == ["b"]
+    await gateway.stop()
+
+
+@pytest.mark.parametrize("name", ["nice", "a"])
+async def test_fallbacks_of_an_alias_and_by_an_alias(name: str) -> None:
+    router = {
+        "model_group_alias": {"nice": "a", "spare": {"model": "b", "hidden": True}},
+        "fallbacks": [{"nice": ["spare"], "a": ["c"]}],
+    }
+    got = await run(asking(name), by_model(a=down), router=router)
+    assert text_of(got.replied) == ("b" if name == "nice" else "c")
+
+
+async def test_a_group_of_which_nothing_may_be_used_falls_back() -> None:
+    class Narrow(Filter):
+        name = "nothing-of-a"
+
+        async def keep(self, call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+            return [one for one in candidates if one.group != "a"]
+
+    router = {"filters": ["nothing-of-a"], "fallbacks": [{"a": ["b"]}]}
+    provider = by_model()
+    assert text_of((await run(asking("a"), provider, Narrow, router=router)).replied) == "b"
+    assert provider.asked == ["b"]
+    refused = await run(asking("a"), by_model(), Narrow, router={"filters": ["nothing-of-a"]})
+    assert isinstance(refused.failure, NoDeployment)
+
+
+async def test_a_selectors_choice_has_its_fallbacks() -> None:
+    class Picks(Selector):
+        name = "picks"
+
+        async def choose(self, call: Call) -> str:
+            return "a"
+
+    stand_in = {"model_name": "auto", "tianji_params": {"model": "picks/any"}}
+    for fallbacks, answered in (([{"a": ["b"]}], "b"), ([{"a": ["b"], "auto": ["c"]}], "c")):
+        settings = config(*groups("a", "b", "c"), stand_in, router_settings={**ONCE, "fallbacks": fallbacks})
+        gateway = assembled(settings, by_model(a=down), Picks)
+        assert text_of((await ask(gateway, asking("auto"))).replied) == answered
+        await gateway.stop()
 
 
 async def test_a_group_asked_for_by_its_alias_has_its_fallbacks() -> None:
@@ -245,3 +378,211 @@ class TestSlots:
         assert text_of((await ask(gateway)).replied) == "ok"
         assert gateway.sealed.health.state(gateway.sealed.router.deployments[0]).in_flight == 0
         await gateway.stop()
+
+    async def test_one_without_room_uses_no_attempt_up(self) -> None:
+        """Not even where a call has but one: it was not asked."""
+        provider = by_model()
+        Full.left = 3
+        full = assembled(
+            config(
+                *(deployment(model=name) for name in ("one", "two", "three", "four")),
+                router_settings={"num_retries": 0, "routing_strategy": "full"},
+            ),
+            provider,
+            Full,
+        )
+        got = await ask(full)
+        assert text_of(got.replied) == "four"
+        assert provider.asked == ["four"]
+        assert Full.held == 0
+        await full.stop()
+
+
+class Full(Strategy):
+    """The first `left` deployments have no room; all others are held while they are asked."""
+
+    name = "full"
+    left = 0
+    held = 0
+    given: list[str] = []
+
+    class Settings(PluginSettings, frozen=True):
+        pass
+
+    async def rank(self, call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+        return candidates
+
+    def begin(self, call: Call, deployment: Deployment) -> Any:
+        if Full.left > 0:
+            Full.left -= 1
+            raise Overloaded("no room", status=429)
+        Full.held += 1
+
+        def release() -> None:
+            Full.held -= 1
+            Full.given.append(deployment.model)
+
+        return release
+
+
+class TestRelease:
+    """What an attempt took is given back exactly once, however it ends."""
+
+    @pytest.fixture(autouse=True)
+    def fresh(self) -> None:
+        Full.left = Full.held = 0
+        Full.given = []
+
+    async def gateway(self, provider: Any, *more: type[Plugin], **router: Any) -> Any:
+        settings = config(
+            deployment(), deployment(model="two"),
+            router_settings={"routing_strategy": "full", "retry_after": 0, **router},
+        )  # fmt: skip
+        made = assembled(settings, provider, Full, *more)
+        made.pipeline.attempts.rules.wait = lambda *_: 0.0  # type: ignore[method-assign]
+        return made
+
+    async def test_an_answer(self) -> None:
+        gateway = await self.gateway(by_model())
+        await ask(gateway)
+        assert (Full.held, Full.given) == (0, ["one"])
+        await gateway.stop()
+
+    async def test_failures(self) -> None:
+        gateway = await self.gateway(by_model(one=down, two=down))
+        await ask(gateway)
+        assert (Full.held, Full.given) == (0, ["one", "two", "one"])
+        await gateway.stop()
+
+    async def test_a_failed_attempt_holds_nothing_during_the_next(self) -> None:
+        held: list[int] = []
+
+        async def script(call: Call, deployment: Deployment) -> Reply:
+            held.append(Full.held)
+            if deployment.model == "one":
+                raise down()
+            return answer()
+
+        gateway = await self.gateway(scripted(script))
+        await ask(gateway)
+        assert held == [1, 1]
+        await gateway.stop()
+
+    @pytest.mark.parametrize("leave_after", [None, 1])
+    async def test_a_stream(self, leave_after: int | None) -> None:
+        held: list[int] = []
+
+        async def script(call: Call, deployment: Deployment) -> Reply:
+            return streamed("a", "b", "c")
+
+        gateway = await self.gateway(scripted(script))
+        collector = Collector(leave_after=leave_after)
+        call = asking(stream=True)
+        try:
+            await ask(gateway, call, collector=collector)
+        except asyncio.CancelledError:
+            held.append(Full.held)
+        await gateway.stop()
+        assert (Full.held, Full.given) == (0, ["one"])
+        assert held == ([] if leave_after is None else [0])
+
+    async def test_a_stream_that_breaks(self) -> None:
+        async def script(call: Call, deployment: Deployment) -> Reply:
+            return streamed("a", Timeout("stalled"))
+
+        gateway = await self.gateway(scripted(script))
+        await ask(gateway, asking(stream=True))
+        assert (Full.held, Full.given) == (0, ["one"])
+        await gateway.stop()
+
+    async def test_a_client_that_leaves_before_the_answer(self) -> None:
+        async def script(call: Call, deployment: Deployment) -> Reply:
+            await asyncio.sleep(3600)
+            return answer()
+
+        gateway = await self.gateway(scripted(script))
+        task = asyncio.ensure_future(ask(gateway))
+        await asyncio.sleep(0.01)
+        assert Full.held == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (Full.held, Full.given) == (0, ["one"])
+        await gateway.stop()
+
+    async def test_a_ledger_that_refuses(self) -> None:
+        """The refusal comes after `begin`: it is given back before another deployment is asked."""
+        gateway = await self.gateway(by_model(), type("Keeper", (Keeper,), {"poor": ["one"]}))
+        got = await ask(gateway)
+        assert isinstance(got.failure, OverBudget)
+        assert (Full.held, Full.given) == (0, ["one"])
+        await gateway.stop()
+
+    async def test_a_ledger_that_is_busy(self) -> None:
+        seen: list[int] = []
+
+        class Busy(MemoryLedger):
+            async def reserve(self, entry: Entry, principal: Principal) -> None:
+                seen.append(Full.held)
+                if len(seen) < 3:
+                    raise Overloaded("the ledger is busy")
+                await super().reserve(entry, principal)
+
+        class Slow(Extension):
+            name = "slow"
+
+            @hookimpl
+            def configure(self, app: Assembly) -> None:
+                app.provide(Ledger, Busy())  # type: ignore[type-abstract]
+
+        gateway = await self.gateway(by_model(), Slow)
+        got = await ask(gateway)
+        assert text_of(got.replied) is not None
+        assert seen == [1, 1, 1]
+        assert (Full.held, len(Full.given)) == (0, 3)
+        await gateway.stop()
+
+
+async def test_a_ledger_that_cannot_take_a_reservation_back_ends_the_call_and_is_offered_it_again() -> None:
+    class Deaf(MemoryLedger):
+        fails = 1
+
+        async def settle(self, entry: Entry) -> None:
+            if self.fails:
+                self.fails -= 1
+                raise Overloaded("not now")
+            await super().settle(entry)
+
+    class Slow(Extension):
+        name = "slow"
+
+        @hookimpl
+        def configure(self, app: Assembly) -> None:
+            app.provide(Ledger, Deaf())  # type: ignore[type-abstract]
+
+    provider = by_model(a=down)
+    got = await run(asking("a"), provider, Slow, router={"fallbacks": [{"a": ["b"]}]})
+    assert isinstance(got.failure, Internal)
+    assert provider.asked == ["a"]
+
+
+async def test_a_call_that_failed_leaves_no_circle_behind() -> None:
+    """What refers to itself stays until a garbage collection: under an outage that is a lot."""
+    settings = config(*groups("a", "b"), router_settings={"fallbacks": [{"a": ["b"]}], "num_retries": 1})
+    gateway = assembled(settings, by_model(a=down, b=down))
+    gateway.pipeline.attempts.rules.wait = lambda *_: 0.0  # type: ignore[method-assign]
+    call = asking("a")
+    call.snapshot = gateway.sealed
+    seen = weakref.ref(call)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(Unavailable):
+            await gateway.pipeline.attempts.run(call)
+        assert [one.outcome for one in call.attempts] == ["Unavailable"] * 4
+        await gateway.pipeline._close(call, None)
+        call = None  # type: ignore[assignment]
+        assert seen() is None
+    finally:
+        gc.enable()
+    await gateway.stop()

@@ -6,26 +6,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tianji.memory import MemoryCounters, MemoryKV
+from tianji.memory import CELLS, Cells, MemoryCounters, MemoryKV
 from tianji.services import KV, Counters
-from tianji.testing import FakeClock
+from tianji.testing import CountersSuite, FakeClock, KVSuite
 
 
-def test_they_are_the_services() -> None:
-    assert isinstance(MemoryKV(), KV)
-    assert isinstance(MemoryCounters(), Counters)
+class TestMemoryKV(KVSuite):
+    async def make(self) -> KV:
+        self.clock = FakeClock()
+        return MemoryKV(clock=self.clock)
+
+    async def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+
+class TestMemoryCounters(CountersSuite):
+    async def make(self) -> Counters:
+        self.clock = FakeClock()
+        return MemoryCounters(clock=self.clock)
+
+    async def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
 
 
 class TestKV:
-    async def test_set_get_delete(self) -> None:
-        kv = MemoryKV()
-        await kv.set("a", b"1")
-        await kv.set("a", b"2")
-        assert await kv.get("a") == b"2"
-        assert await kv.get("b") is None
-        assert await kv.delete("a", "b", "a") == 1
-        assert await kv.get("a") is None
-
     @pytest.mark.parametrize(("after", "there"), [(0.0, True), (4.9, True), (5.0, False), (500.0, False)])
     async def test_time_to_live(self, after: float, there: bool) -> None:
         clock = FakeClock()
@@ -58,6 +62,17 @@ class TestKV:
         assert len(kv._data) == 10
         assert kv.evicted == 990
 
+    async def test_never_more_bytes_than_the_limit(self) -> None:
+        kv = MemoryKV(max_bytes=1000)
+        for number in range(50):
+            await kv.set(str(number % 20), b"x" * 100)
+            assert kv.bytes == sum(len(value) for value, _ in kv._data.values()) <= 1000
+        await kv.set("9", b"y" * 1001)
+        assert await kv.get("9") is None, "larger than all of it; and the value before is not there any more"
+        assert len(kv._data) == 9, "the others do not go for it"
+        await kv.delete(*map(str, range(20)))
+        assert kv.bytes == 0
+
 
 class TestCounters:
     async def test_a_window_slides(self) -> None:
@@ -78,13 +93,37 @@ class TestCounters:
     async def test_exact_at_whole_seconds(self, steps: list[tuple[int, int]], window: int) -> None:
         clock = FakeClock(1000.0)
         counters = MemoryCounters(clock=clock)
+        units: list[float] = []  # when each unit that still counts was added
+        for seconds, amount in steps:
+            clock.advance(seconds)
+            units = [at for at in units if at > clock.now - window]
+            units = units[-amount:] if amount < 0 else units + [clock.now] * amount
+            assert await counters.add("a", amount, window) == len(units)
+            assert await counters.read("a", window) == len(units)
+
+    @given(
+        st.lists(st.tuples(st.floats(0, 30), st.integers(0, 20)), max_size=60),
+        st.sampled_from([0.3, 1.0, 10.5, 60.0, 90.0, 600.0]),
+    )
+    async def test_never_too_little_and_hardly_too_much(self, steps: list[tuple[float, int]], window: float) -> None:
+        clock = FakeClock(1000.0)
+        counters = MemoryCounters(clock=clock)
         done: list[tuple[float, int]] = []
         for seconds, amount in steps:
             clock.advance(seconds)
             done.append((clock.now, amount))
-            expected = sum(one for at, one in done if at > clock.now - window)
-            assert await counters.add("a", amount, window) == expected
-            assert await counters.read("a", window) == expected
+            total = await counters.add("a", amount, window)
+            late = max(1.0, window / 60)
+            assert total >= sum(one for at, one in done if at > clock.now - window)
+            assert total <= sum(one for at, one in done if at > clock.now - window - late)
+            assert len(counters._cells["a"].cells if total else ()) <= CELLS + 1
+
+    def test_a_clock_that_is_set_back(self) -> None:
+        cells = Cells()
+        cells.add(5, 60, 10_000.0)
+        assert cells.add(1, 60, 5_000.0) == 6, "nothing is forgotten"
+        assert cells.add(1, 60, 5_059.0) == 7
+        assert cells.add(1, 60, 5_061.0) == 2, "and nothing counts for ever"
 
     async def test_memory_is_bounded_by_keys_and_by_seconds(self) -> None:
         clock = FakeClock()
@@ -95,7 +134,7 @@ class TestCounters:
         for _ in range(1000):
             clock.advance(0.25)
             await counters.add("key-49", 1, 10)
-        assert len(counters._cells["key-49"]) <= 11
+        assert len(counters._cells["key-49"].cells) <= 11
 
     async def test_a_busy_key_outlives_many_that_are_seen_once(self) -> None:
         counters = MemoryCounters(limit=5, clock=FakeClock())

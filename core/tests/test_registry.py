@@ -13,7 +13,7 @@ from pluggy import HookCaller
 from tianji.errors import PluginError
 from tianji.hookspecs import hookimpl
 from tianji.model import Attempt, Call, Deployment, Reply
-from tianji.plugin import Extension, Plugin, Provider, Strategy
+from tianji.plugin import Extension, Filter, Plugin, Provider, Selector, Strategy
 from tianji.registry import Registry, bind
 from tianji.testing import FakeAssembly, make_call, make_deployment
 
@@ -129,6 +129,36 @@ class TestTables:
         assert hooks.natives["mine"] == {"openai-chat", "anthropic-messages"}
         assert hooks.strategies.keys() == {"first", "learns"}
         assert [one.name for one in hooks.observers] == ["learns"]
+
+    def test_routing_plugins_by_what_they_do(self) -> None:
+        class Counting(Strategy):
+            name = "counting"
+
+            async def rank(self, call: Call, candidates: Any) -> Any:
+                return candidates
+
+            def begin(self, call: Call, deployment: Deployment) -> None: ...
+
+        class Keeps(Filter):
+            name = "keeps"
+
+            async def keep(self, call: Call, candidates: Any) -> Any:
+                return candidates
+
+        class Chooses(Selector):
+            name = "chooses"
+
+            async def choose(self, call: Call) -> str:
+                return "group"
+
+            def observe(self, attempt: Attempt) -> None: ...
+
+        hooks = registry(Counting, Keeps, Chooses).seal()
+        assert hooks.strategies.keys() == {"counting"}
+        assert [step.label for step in hooks.narrow] == ["strategies:keeps"]
+        assert hooks.selectors.keys() == {"chooses"}
+        assert [one.name for one in hooks.beginners] == ["counting"]
+        assert [one.name for one in hooks.observers] == ["chooses"]
 
     async def test_a_shorter_way_to_a_provider(self) -> None:
         class Mine(Provider):

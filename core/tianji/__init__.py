@@ -20,6 +20,9 @@ _EXPORTS = {
     "Guardrail": "tianji.plugin",
     "Callback": "tianji.plugin",
     "Strategy": "tianji.plugin",
+    "Filter": "tianji.plugin",
+    "Selector": "tianji.plugin",
+    "Release": "tianji.plugin",
     "Extension": "tianji.plugin",
     # what their methods speak
     "Content": "tianji.plugin",
@@ -29,6 +32,7 @@ _EXPORTS = {
     "classify": "tianji.errors",
     "error_fields": "tianji.providers.http",
     "must_be_object": "tianji.providers.http",
+    "estimate_usage": "tianji.accounting:estimate",
     "completion": "tianji.dialects.openai",
     "chunk": "tianji.dialects.openai",
     "usage_from_openai": "tianji.dialects.usage:from_openai",
@@ -40,6 +44,8 @@ _EXPORTS = {
     "Chunk": "tianji.model",
     "Cost": "tianji.model",
     "Deployment": "tianji.model",
+    "DeploymentHealth": "tianji.health_state",
+    "GatewayHealth": "tianji.health_state",
     "Entry": "tianji.model",
     "Event": "tianji.model",
     "Headers": "tianji.model",
@@ -62,9 +68,12 @@ _EXPORTS = {
     "KV": "tianji.services",
     "KeyStore": "tianji.services",
     "Ledger": "tianji.services",
+    "MemoryCounters": "tianji.memory",
+    "MemoryKV": "tianji.memory",
     "ResponseCache": "tianji.services",
     "SecretSource": "tianji.services",
     "Tokenizer": "tianji.services",
+    "Tally": "tianji.tally",
     # failures
     "TianjiError": "tianji.errors",
     "ConfigError": "tianji.errors",
@@ -74,7 +83,9 @@ _EXPORTS = {
     "BadRequest": "tianji.errors",
     "Blocked": "tianji.errors",
     "Forbidden": "tianji.errors",
+    "NoDeployment": "tianji.errors",
     "OverBudget": "tianji.errors",
+    "Overloaded": "tianji.errors",
     "RateLimited": "tianji.errors",
     "Unauthorized": "tianji.errors",
     "UpstreamFailure": "tianji.errors",
@@ -111,6 +122,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from tianji import accounting as _accounting
     from tianji.dialects import usage as _usage
     from tianji.dialects.openai import chunk as chunk
     from tianji.dialects.openai import completion as completion
@@ -122,7 +134,9 @@ if TYPE_CHECKING:
     from tianji.errors import ContextWindow as ContextWindow
     from tianji.errors import Failure as Failure
     from tianji.errors import Forbidden as Forbidden
+    from tianji.errors import NoDeployment as NoDeployment
     from tianji.errors import OverBudget as OverBudget
+    from tianji.errors import Overloaded as Overloaded
     from tianji.errors import PermissionDenied as PermissionDenied
     from tianji.errors import PluginError as PluginError
     from tianji.errors import ProtocolError as ProtocolError
@@ -138,7 +152,11 @@ if TYPE_CHECKING:
     from tianji.errors import UpstreamNotFound as UpstreamNotFound
     from tianji.errors import classify as classify
     from tianji.errors import from_status as from_status
+    from tianji.health_state import DeploymentHealth as DeploymentHealth
+    from tianji.health_state import GatewayHealth as GatewayHealth
     from tianji.hookspecs import hookimpl as hookimpl
+    from tianji.memory import MemoryCounters as MemoryCounters
+    from tianji.memory import MemoryKV as MemoryKV
     from tianji.model import DONE as DONE
     from tianji.model import Attempt as Attempt
     from tianji.model import Call as Call
@@ -161,10 +179,13 @@ if TYPE_CHECKING:
     from tianji.plugin import Callback as Callback
     from tianji.plugin import Content as Content
     from tianji.plugin import Extension as Extension
+    from tianji.plugin import Filter as Filter
     from tianji.plugin import Guardrail as Guardrail
     from tianji.plugin import Plugin as Plugin
     from tianji.plugin import PluginSettings as PluginSettings
     from tianji.plugin import Provider as Provider
+    from tianji.plugin import Release as Release
+    from tianji.plugin import Selector as Selector
     from tianji.plugin import Strategy as Strategy
     from tianji.plugin import Verdict as Verdict
     from tianji.providers import HTTPProvider as HTTPProvider
@@ -183,6 +204,8 @@ if TYPE_CHECKING:
     from tianji.services import ResponseCache as ResponseCache
     from tianji.services import SecretSource as SecretSource
     from tianji.services import Tokenizer as Tokenizer
+    from tianji.tally import Tally as Tally
 
+    estimate_usage = _accounting.estimate
     usage_from_openai = _usage.from_openai
     usage_to_openai = _usage.to_openai

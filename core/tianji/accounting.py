@@ -13,7 +13,8 @@ import msgspec
 
 from tianji import dialects
 from tianji.errors import ClientGone, Failure
-from tianji.model import Attempt, Call, Cost, Deployment, Entry, Reply, Usage
+from tianji.model import UNKNOWN_COST, Attempt, Call, Cost, Deployment, Entry, Reply, Usage
+from tianji.plugin.strategy import Release
 
 DEFAULT_OUTPUT = 4096
 """Tokens that a reservation assumes where neither the request nor the model says."""
@@ -24,7 +25,9 @@ MEDIA = 5000
 class Charge:
     """The reservation of one attempt, open until `settled`. The one place that knows what there is to settle."""
 
-    __slots__ = ("cost", "deployment", "failed", "number", "reply", "sent", "settled", "started")
+    __slots__ = (
+        "asked", "before", "cost", "deployment", "failed", "number", "release", "reply", "sent", "settled", "started",
+    )  # fmt: skip
 
     def __init__(self, deployment: Deployment, number: int) -> None:
         self.deployment = deployment
@@ -38,6 +41,18 @@ class Charge:
         """The provider's own reply, whatever `post_call` hooks answered instead."""
         self.settled = False
         self.cost: Cost | None = None
+        self.asked: Call | None = None
+        """What the provider was asked, where that is not the client's own call: it goes on with a broken answer."""
+        self.before: tuple[Usage | None, Cost] | None = None
+        """Usage and cost of the attempts that broke off, of the same answer; settled by themselves."""
+        self.release: Release | None = None
+        """Gives back what the attempt took, as soon as it is over."""
+
+    def total(self, usage: Usage | None, cost: Cost) -> tuple[Usage | None, Cost]:
+        """What the whole answer took, from what this attempt took."""
+        if self.before is None:
+            return usage, cost
+        return usage_sum(self.before[0], usage), cost_sum(self.before[1], cost)
 
     def entry(self, call: Call, kind: str, nano: int | None, status: str = "", usage: Usage | None = None) -> Entry:
         """A line of the ledger about this attempt. `settle` and `void` share an id: only one of them counts."""
@@ -61,12 +76,37 @@ def reservation(call: Call, deployment: Deployment) -> int | None:
     output = body.get("max_completion_tokens") or body.get("max_tokens") or deployment.max_output_tokens
     if type(output) is not int or output < 1:
         output = DEFAULT_OUTPUT
-    several = max((n for n in (body.get("n"), body.get("best_of")) if type(n) is int and n > 1), default=1)
+    several = 1
+    if "n" in body or "best_of" in body:
+        several = max((n for n in (body.get("n"), body.get("best_of")) if type(n) is int and n > 1), default=1)
     prompt = body.get("prompt")
     if type(prompt) is list and prompt and type(prompt[0]) in (str, list):
         several *= len(prompt)
-    size = len(raw) + MEDIA * (raw.count(b'"image') + raw.count(b'"file') + raw.count(b'"input_audio"'))
+    size = len(raw)
+    if b'"type"' in raw:  # every part that is not plain text states its kind
+        size += MEDIA * (raw.count(b'"image') + raw.count(b'"file') + raw.count(b'"input_audio"'))
     return (size * ceiling[0] + output * several * ceiling[1]) // 1_000_000 + 1
+
+
+def usage_sum(one: Usage | None, other: Usage | None) -> Usage | None:
+    """Two usages as one: every class added, an estimate as soon as one of them is."""
+    if one is None or other is None:
+        return one or other
+    counts = {name: getattr(one, name) + getattr(other, name) for name in _COUNTS}
+    return Usage(**counts, estimated=one.estimated or other.estimated)
+
+
+def cost_sum(one: Cost, other: Cost) -> Cost:
+    """Two costs as one; unknown as soon as one of them is."""
+    if one.nano is None or other.nano is None:
+        return UNKNOWN_COST
+    return Cost(
+        one.nano + other.nano, one.input_nano + other.input_nano, one.output_nano + other.output_nano,
+        other.price_version,
+    )  # fmt: skip
+
+
+_COUNTS = tuple(name for name in Usage.__struct_fields__ if name != "estimated")
 
 
 def finished(
@@ -74,6 +114,7 @@ def finished(
 ) -> Attempt:
     """What is remembered of an attempt."""
     deployment = charge.deployment
+    headers = failure.headers if failure is not None else charge.reply.headers if charge.reply is not None else {}
     return Attempt(
         number=charge.number,
         deployment_id=deployment.id,
@@ -87,6 +128,8 @@ def finished(
         time_to_first_token=ttft,
         usage=usage,
         message="" if failure is None else failure.message[:1000],
+        limits={name: value for name, value in headers.items() if "ratelimit" in name} if headers else {},
+        nano=charge.cost.nano if charge.cost is not None else None,
     )
 
 

@@ -12,6 +12,7 @@ from tianji.identity import MasterKey
 from tianji.log import Log, Outlet
 from tianji.plugin import Callback
 from tianji.registry import Hooks, Registry
+from tianji.retries import ATTEMPTS
 
 if TYPE_CHECKING:
     import ssl
@@ -64,6 +65,15 @@ def ssl_context(config: Config) -> ssl.SSLContext | None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def patience(config: Config) -> float:
+    """Seconds for a call that brings no timeout of its own.
+
+    A configured timeout bounds an attempt; a call must outlive it, or a provider that hangs could never be left.
+    """
+    attempt = config.router.timeout or config.tianji_settings.request_timeout or 0.0
+    return max(600.0, ATTEMPTS * attempt)
 
 
 def make_log(hooks: Hooks, registry: Registry, whens: Mapping[str, str], config: Config, old: Log | None) -> Log:

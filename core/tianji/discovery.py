@@ -22,7 +22,7 @@ import importlib_metadata
 
 from tianji import __version__, hookspecs
 from tianji.errors import PluginError
-from tianji.plugin import FAMILIES, SINGULAR, Plugin, PluginSettings
+from tianji.plugin import FAMILIES, SINGULAR, Filter, Plugin, PluginSettings, Routing, Selector, Strategy
 
 _ENTRY = re.compile(r"^\s*([^=#;\s][^=]*?)\s*=\s*([\w.]+)\s*:\s*([\w.]+)")
 
@@ -214,7 +214,15 @@ def check(cls: Any, one: Found) -> None:
     base = FAMILIES[one.family]
     label = f"{one.dist} {one.version} ({one.value})"
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise PluginError(f"{label}: a {SINGULAR[one.family]} must subclass tianji.{base.__name__}")
+        wanted = "Strategy" if base is Routing else base.__name__
+        raise PluginError(f"{label}: a {SINGULAR[one.family]} must subclass tianji.{wanted}")
+    if base is Routing:
+        kinds = [kind for kind in (Strategy, Filter, Selector) if issubclass(cls, kind)]
+        if len(kinds) != 1:
+            raise PluginError(
+                f"{label}: a strategy must subclass one of tianji.Strategy, tianji.Filter, tianji.Selector"
+            )
+        base = kinds[0]
     if not cls.name:
         raise PluginError(f"{label}: the class has no `name`")
     settings = cls.Settings

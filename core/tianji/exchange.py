@@ -20,6 +20,7 @@ from tianji.config.schema import Config
 from tianji.dialects.chat_stream import failure_of
 from tianji.dialects.peek import peek
 from tianji.errors import BadRequest, Failure, ProtocolError, Timeout, Unprocessable
+from tianji.gate import hold
 from tianji.model import Call, Chunk, Deployment, Op, Reply, Wire, decode_json, encode_json
 from tianji.plugin import Provider
 from tianji.providers.http import HTTPProvider, plain
@@ -58,9 +59,13 @@ class Timeouts:
 class Exchange:
     """Makes attempts. One per gateway; holds no state but its transport."""
 
-    def __init__(self, transport: Transport, timeouts: Timeouts, *, copy_headers: bool = False) -> None:
+    def __init__(
+        self, transport: Transport, timeouts: Timeouts, *, copy_headers: bool = False, commit_delay: float = 0.0
+    ) -> None:
         self.transport = transport
         self.timeouts = timeouts
+        self.commit_delay = commit_delay
+        """Seconds that a stream is held back for after its first event; see `tianji.gate`."""
         self.copy_headers = copy_headers
         """Repeat every upstream header as `llm_provider-<name>`, as LiteLLM does."""
 
@@ -69,12 +74,16 @@ class Exchange:
         """The exchange of one configuration."""
         router = config.router
         total = router.timeout or config.tianji_settings.request_timeout or 600.0
-        timeouts = Timeouts(first=router.stream_timeout or total, total=total)
-        return Exchange(transport, timeouts, copy_headers=config.spelling == "litellm")
+        timeouts = Timeouts(first=router.stream_timeout or total, idle=router.stream_idle_timeout or 300.0, total=total)
+        return Exchange(
+            transport, timeouts, copy_headers=config.spelling == "litellm", commit_delay=router.stream_commit_delay
+        )
 
     def attempt_of(self, provider: Provider) -> Attempt:
         """The shortest way to an attempt. An HTTP provider's sealed `call` does nothing but ask for the exchange."""
-        return partial(self, provider) if isinstance(provider, HTTPProvider) else partial(local_attempt, provider)
+        if isinstance(provider, HTTPProvider):
+            return partial(self, provider)
+        return partial(local_attempt, provider, delay=self.commit_delay)
 
     async def __call__(self, provider: HTTPProvider, call: Call, deployment: Deployment) -> Reply:
         """One attempt. Raises an `UpstreamFailure`, or `BadRequest` for what the provider cannot be asked."""
@@ -93,7 +102,9 @@ class Exchange:
                 raise await self._failure(provider, deployment, response)
             if said.stream:
                 return await self._stream(provider, deployment, call, said, wire, response, first_by)
-            return await self._whole(provider, call, said, response)
+            raw = await response.read(MAX_REPLY)
+            response.close()
+            return self._whole(provider, call, said, response, raw)
         except Failure as failure:
             response.close()
             failure.provider = failure.provider or provider.name
@@ -117,9 +128,7 @@ class Exchange:
 
     # -- whole answers -------------------------------------------------------------------------------------------------
 
-    async def _whole(self, provider: HTTPProvider, call: Call, said: Call, response: Response) -> Reply:
-        raw = await response.read(MAX_REPLY)
-        response.close()
+    def _whole(self, provider: HTTPProvider, call: Call, said: Call, response: Response, raw: bytes) -> Reply:
         dialect = dialects.get(said.dialect)
         reply = Reply(headers=self._headers(response))
         forwarded = said is call and said.dialect in provider.native and not provider.rewrites(said)
@@ -177,6 +186,8 @@ class Exchange:
         reply = Reply(stream=stream, headers=self._headers(response), media_type="text/event-stream")
         reply.meter = stream.meter
         reply.upstream = stream
+        if self.commit_delay:
+            await hold(reply, min(self.commit_delay, call.remaining()))
         return reply
 
     # -- the rest ------------------------------------------------------------------------------------------------------
@@ -249,8 +260,11 @@ def cannot_carry(provider: Provider, call: Call) -> Unprocessable:
     )
 
 
-async def local_attempt(provider: Provider, call: Call, deployment: Deployment) -> Reply:
-    """One attempt of a provider that does its own I/O: translated, and under a deadline, as any other is."""
+async def local_attempt(provider: Provider, call: Call, deployment: Deployment, *, delay: float = 0.0) -> Reply:
+    """One attempt of a provider that does its own I/O: translated, and under a deadline, as any other is.
+
+    `delay`: seconds of the commit gate; with one, the first event is waited for as well.
+    """
     said = spoken(provider, call)
     if call.strict and call.dropped:
         raise cannot_carry(provider, call)
@@ -267,6 +281,8 @@ async def local_attempt(provider: Provider, call: Call, deployment: Deployment) 
             reply.stream = _said_back(call, reply.stream)
         else:
             reply.body = dialect.from_chat(call, reply.body)
+    if delay and reply.stream is not None:
+        await hold(reply, min(delay, call.remaining()), first=min(limit, call.remaining()))
     return reply
 
 
@@ -289,16 +305,28 @@ def renamed(raw: bytes, theirs: Any, model: str) -> bytes:
     """
     if theirs == model or type(theirs) is not str:
         return raw
-    name = encode_json(theirs)
-    for old in (b'"model":' + name, b'"model": ' + name):
-        if raw.count(old) == 1:
-            spliced = raw.replace(old, b'"model":' + encode_json(model))
+    old, spaced, new = _names.get((theirs, model)) or _named(theirs, model)
+    for member in (old, spaced):
+        if raw.count(member) == 1:
+            spliced = raw.replace(member, new)
             # With several members of that name the one that was found may be an inner one.
             if raw.count(b'"model"') == 1 or decode_json(spliced)["model"] == model:
                 return spliced
     data = decode_json(raw)
     data["model"] = model
     return encode_json(data)
+
+
+def _named(theirs: str, model: str) -> tuple[bytes, bytes, bytes]:
+    """The member that names their model, without and with a blank, and the one that names ours."""
+    name = encode_json(theirs)
+    if len(_names) >= 1000:
+        _names.clear()  # a provider may name its models as it likes; rare enough for a full reset
+    members = _names[theirs, model] = (b'"model":' + name, b'"model": ' + name, b'"model":' + encode_json(model))
+    return members
+
+
+_names: dict[tuple[str, str], tuple[bytes, bytes, bytes]] = {}
 
 
 def retry_after(headers: Any) -> float | None:

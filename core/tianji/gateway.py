@@ -10,26 +10,36 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from tianji.assembly import Assembly, make_log, master_key, opening, ssl_context
-from tianji.attempts import Attempts, RetryBudget
-from tianji.config.schema import Config, GuardrailSpec
+from tianji.assembly import Assembly, make_log, master_key, opening, patience, ssl_context
+from tianji.attempts import Attempts
+from tianji.composition import Composer
+from tianji.config.schema import Config
+from tianji.continuation import Surviving
 from tianji.deployments import Builder, listed
 from tianji.discovery import Catalogue
-from tianji.errors import ConfigError, PluginError, TianjiError
+from tianji.errors import PluginError
 from tianji.exchange import Exchange
 from tianji.health import Health
+from tianji.health_checks import Checks
+from tianji.health_state import GatewayHealth
+from tianji.health_watch import Sharing
 from tianji.ledger import MemoryLedger
 from tianji.memory import MemoryCounters, MemoryKV
 from tianji.model import Call, Deployment, Reply, Wire
+from tianji.overrides import Overrides
 from tianji.pipeline import Pipeline
-from tianji.plugin import Guardrail, Plugin, convert_settings
+from tianji.plan import only_for_real
+from tianji.plugin import Guardrail, Plugin
 from tianji.pricing import PriceBook
 from tianji.registry import Hooks, Registry
+from tianji.retries import RetryBudget
 from tianji.router import Router
+from tianji.selection import Selection
 from tianji.services import KV, OFFERED_BY, Counters, Ledger
 
 if TYPE_CHECKING:
@@ -63,12 +73,16 @@ class Sealed(msgspec.Struct, frozen=True):
 class Gateway:
     """The object that the server drives and that plugins see as `self.gateway`."""
 
-    def __init__(self, config: Config, catalogue: Catalogue, *, transport: Transport | None = None) -> None:
+    def __init__(
+        self, config: Config, catalogue: Catalogue, *, transport: Transport | None = None, shared: Path | None = None
+    ) -> None:
+        """`shared`: a folder for what the kernel's own services share with other processes. None: they are alone."""
         from tianji.transport import Transport as KernelTransport
 
         self.catalogue = catalogue
+        self.shared = shared
         self.transport = transport or KernelTransport(ssl_context=ssl_context(config))
-        self._defaults: dict[type[Any], Any] = {}
+        self._defaults = _shared(shared) if shared is not None else {}
         self._kept: dict[tuple[str, str], Plugin] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -76,7 +90,10 @@ class Gateway:
         self._budget = RetryBudget()
         self._assembling: Assembly | None = None
         self.reloads = 0
+        self.overrides = Overrides(config, self, self._swap)
         self.sealed = self._assemble(config, None)
+        self._sharing = Sharing(self)
+        self._checks = Checks(self)
 
     # -- what plugins may ask ------------------------------------------------------------------------------------------
 
@@ -110,6 +127,7 @@ class Gateway:
     @property
     def http(self) -> httpx.AsyncClient:
         """An ordinary httpx client over the kernel's connection pool, for everything off the hot path."""
+        only_for_real("an answer over HTTP")
         if self._http is None:
             try:
                 from tianji.transport.httpx_adapter import client
@@ -123,15 +141,27 @@ class Gateway:
     async def exchange(self, provider: Any, call: Call, deployment: Deployment) -> Reply:
         return await self.sealed.exchange(provider, call, deployment)
 
+    async def ask(self, call: Call) -> Reply:
+        """Send a call of a plugin's own to the model group that it names; see `GatewayAPI.ask`."""
+        only_for_real(f"the answer of '{call.model}'")
+        sealed = call.snapshot = self.sealed
+        return await sealed.pipeline.ask(call)
+
     async def fetch(self, wire: Wire, *, timeout: float = 30.0) -> tuple[int, Mapping[str, str], bytes]:
         """One small HTTP request through the kernel's transport: status, headers, body (at most 1 MiB)."""
         from tianji.transport import Clocks
 
+        only_for_real("an answer over HTTP")
         response = await self.transport.send(wire, clocks=Clocks(min(5.0, timeout), timeout, timeout))
         try:
             return response.status, response.headers, await response.read(1024 * 1024, timeout)
         finally:
             response.close()
+
+    def health(self) -> GatewayHealth:
+        """What is known now of the deployments of the configuration in use; see `GatewayAPI.health`."""
+        deployments = tuple(map(self.sealed.health.report, self.sealed.router.deployments))
+        return GatewayHealth(deployments, self._budget.left(), self._budget.denied)
 
     def spawn(self, job: Awaitable[None], *, name: str) -> asyncio.Task[None]:
         """Run a background job until it ends or the gateway stops."""
@@ -170,6 +200,9 @@ class Gateway:
         """Open everything, in order. Raises what the first failing `startup` raised."""
         for step in self.sealed.hooks.startup:
             await step.fn(self)
+        await self.overrides.start()
+        self._sharing.attach()
+        self._checks.start()
 
     async def stop(self, grace: float = 10.0) -> None:
         """Flush the log, close plugins in reverse order, end background jobs, close connections."""
@@ -181,15 +214,22 @@ class Gateway:
         for task in list(self._jobs):
             task.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
+        for default in self._defaults.values():
+            if hasattr(default, "aclose"):
+                await default.aclose()
         if self._http is not None:
             await self._http.aclose()
         await self.transport.aclose()
 
     async def reload(self, config: Config) -> None:
-        """Swap to another configuration. An error changes nothing and is raised.
+        """Swap to another configuration, with what was changed at run time. An error changes nothing and is raised.
 
         Running calls end on the pipeline they began with; plugins that are gone are closed after the last of them.
         """
+        await self.overrides.reload(config)
+
+    async def _swap(self, config: Config) -> None:
+        """Assemble and open a configuration, and put it in the place of the one in use. One at a time."""
         old = self.sealed
         before = dict(self._kept)
         try:
@@ -202,6 +242,8 @@ class Gateway:
             raise
         self.sealed = new
         self.reloads += 1
+        self._sharing.attach()
+        self._checks.start()
         task = self.spawn(self._retire(old, new), name="retire the previous configuration")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
@@ -250,17 +292,18 @@ class Gateway:
         prices = PriceBook.packaged()
         assembly = self._assembling = Assembly(config)
         registry = Registry()
-        broken: dict[str, str] = {}
+        composer = Composer(config, self.catalogue, registry, self, self._kept)
         try:
             builder = Builder(config, self.catalogue, prices)
             deployments = builder.build()
-            for name in self.catalogue.names("extensions"):
-                self._extension(registry, config, name)
+            composer.extensions()
             for name, cls in builder.classes.items():
-                registry.add(self._instance(cls, None, name))
-            self._strategies(registry, config)
-            self._guardrails(registry, config, old)
-            whens = self._callbacks(registry, config, broken)
+                composer.add(cls, None, name)
+            for stand_in in builder.selectors.values():
+                composer.add(*stand_in)
+            composer.routing()
+            composer.guardrails(old.config if old is not None else None)
+            composer.callbacks()
             registry.configure(assembly)
             exchange = Exchange.of(config, self.transport)
             hooks = registry.seal(attempt=exchange.attempt_of)
@@ -268,23 +311,25 @@ class Gateway:
         finally:
             self._assembling = None
         router, health = self._router(config, builder, deployments, old)
-        attempts = Attempts(
-            router=router, health=health, hooks=hooks, ledger=ledger, settings=config.router, budget=self._budget
-        )
+        builder.check_selectors(router, hooks)
+        selection = Selection(router, health, hooks, check_context=config.router.enable_pre_call_checks)
+        loop = Surviving if config.router.continue_streams else Attempts
+        attempts = loop(selection=selection, hooks=hooks, ledger=ledger, settings=config.router, budget=self._budget)
         pipeline = Pipeline(
             hooks=hooks,
             attempts=attempts,
             ledger=ledger,
-            log=make_log(hooks, registry, whens, config, old.pipeline.log if old is not None else None),
+            log=make_log(hooks, registry, composer.whens, config, old.pipeline.log if old is not None else None),
             master=master_key(config),
-            default_timeout=config.router.timeout or config.tianji_settings.request_timeout or 600.0,
+            default_timeout=patience(config),
         )
         wild = {group.group.name: group.group.deployments[0] for group in router.wildcards}
         models = listed(router.names(), wild, lambda name: self._catalogue_models(builder, name))
         self._kept = {_key(plugin): plugin for plugin in registry.plugins}
         guards = frozenset(plugin.instance for plugin in registry.plugins if isinstance(plugin, Guardrail))
         return Sealed(
-            config, hooks, pipeline, router, health, registry, assembly, tuple(models), guards, exchange, broken, prices
+            config, hooks, pipeline, router, health, registry, assembly, tuple(models), guards, exchange,
+            composer.broken, prices,
         )  # fmt: skip
 
     def _router(
@@ -295,11 +340,13 @@ class Gateway:
             deployments,
             strategy=settings.routing_strategy,
             aliases={name: (alias.model, alias.hidden) for name, alias in settings.model_group_alias.items()},
+            selectors={group: instance for group, (_, _, instance) in builder.selectors.items()},
             refine=builder.refine,
         )
         health = Health(
             cooldown_time=settings.cooldown_time,
             allowed_fails=settings.allowed_fails,
+            allowed_fails_policy=settings.allowed_fails_policy,
             disabled=settings.disable_cooldowns,
         )
         if old is not None:
@@ -310,88 +357,15 @@ class Gateway:
         cls = builder.classes.get(provider)
         return tuple(dict.fromkeys((*(cls.models if cls else ()), *builder.prices.models(provider))))
 
-    def _instance(self, cls: type[Any], settings: Any, instance: str) -> Any:
-        """A plugin instance: the one there is, where class and settings are the same, else a new one."""
-        kept = self._kept.get((cls.family, instance))
-        if kept is not None and type(kept) is cls and kept.settings == settings:
-            return kept
-        try:
-            return cls(settings, instance=instance, gateway=self)
-        except TianjiError:
-            raise
-        except Exception as error:
-            found = self.catalogue.get(cls.family, cls.name)
-            label = f"{found.dist} {found.version}" if found is not None else cls.__module__
-            raise PluginError(f"{instance} ({label}) cannot be used: {type(error).__name__}: {error}") from error
 
-    def _extension(self, registry: Registry, config: Config, name: str) -> None:
-        found = self.catalogue.get("extensions", name)
-        cls = self.catalogue.load("extensions", name)
-        if found is not None and found.name != cls.name:
-            return  # a second name for the same class
-        section = cls.section or name.replace("-", "_")
-        values = config.sections.get(section)
-        settings = convert_settings(cls.Settings, values if isinstance(values, dict) else {}, path=section)
-        registry.add(self._instance(cls, settings, name))
-
-    def _strategies(self, registry: Registry, config: Config) -> None:
-        name = config.router.routing_strategy
-        if name == "simple-shuffle" and self.catalogue.get("strategies", name) is None:
-            return  # the kernel alone keeps the configured order
-        cls = self.catalogue.load("strategies", name, path="router_settings.routing_strategy")
-        arguments = config.router.routing_strategy_args
-        known = {field.name for field in msgspec.structs.fields(cls.Settings)}
-        values = {key: value for key, value in arguments.items() if key in known}
-        settings = convert_settings(cls.Settings, values, path="router_settings.routing_strategy_args")
-        registry.add(self._instance(cls, settings, name))
-
-    def _guardrails(self, registry: Registry, config: Config, old: Sealed | None) -> None:
-        before = {spec.guardrail_name: _selection(spec) for spec in (old.config.guardrails if old is not None else ())}
-        for spec in config.guardrails:
-            cls = self.catalogue.load("guardrails", spec.plugin, path=spec.where or spec.path)
-            settings = convert_settings(cls.Settings, spec.params, path=spec.where or spec.path)
-            if before.get(spec.guardrail_name, _selection(spec)) != _selection(spec):
-                # Another instance: the one in use belongs to the calls that run, and this reload may yet fail.
-                self._kept.pop(("guardrails", spec.guardrail_name), None)
-            guard: Guardrail = self._instance(cls, settings, spec.guardrail_name)
-            unknown = [mode for mode in spec.modes if mode not in _MODES]
-            if unknown:
-                raise ConfigError(
-                    f"guardrail mode '{unknown[0]}' does not exist; known: {', '.join(_MODES)}", path=spec.where
-                )
-            if spec.modes:
-                guard.modes = frozenset(spec.modes)
-            guard.default_on = spec.default_on
-            guard.fail_open = spec.failure_policy == "fail_open"
-            registry.add(guard)
-
-    def _callbacks(self, registry: Registry, config: Config, broken: dict[str, str]) -> dict[str, str]:
-        """Load callbacks. One that is broken is noted and left out: telemetry may fail open."""
-        whens: dict[str, str] = {}
-        for spec in config.callbacks:
-            try:
-                cls = self.catalogue.load("callbacks", spec.plugin, path=spec.where or spec.path)
-                settings = convert_settings(cls.Settings, spec.params, path=spec.where or spec.path)
-                registry.add(self._instance(cls, settings, spec.name))
-                whens[f"callbacks:{spec.name}"] = spec.when
-            except Exception as error:
-                if spec.required:
-                    raise
-                # Telemetry does not stop the start, whatever is wrong with it; a fault of its own needs a traceback.
-                known = isinstance(error, TianjiError)
-                broken[spec.name] = str(error) if known else f"{type(error).__name__}: {error}"
-                logger.warning("callback %s is off: %s", spec.name, error, exc_info=None if known else error)
-        return whens
-
-
-_MODES = ("pre_call", "post_call", "during_call", "logging_only")
 _OWN: dict[type[Any], Callable[[], Any]] = {Ledger: MemoryLedger, KV: MemoryKV, Counters: MemoryCounters}
+
+
+def _shared(folder: Path) -> dict[type[Any], Any]:
+    from tianji.sqlite import services
+
+    return services(folder)
 
 
 def _key(plugin: Plugin) -> tuple[str, str]:
     return plugin.family, plugin.instance
-
-
-def _selection(spec: GuardrailSpec) -> tuple[Any, ...]:
-    """What of an entry is set on the guardrail rather than in its settings."""
-    return spec.modes, spec.default_on, spec.failure_policy

@@ -75,8 +75,24 @@ async def pre_call(call: Call) -> Reply | None:
 
 
 @hookspec(firstresult=True)
+async def select(call: Call) -> str | None:
+    """The model group asked for is a stand-in: name the group that answers instead.
+
+    Asked of the one selector that stands there. An exception refuses the call.
+    """
+
+
+@hookspec
+async def narrow(call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment] | None:
+    """Leave out the deployments that must not serve this call. None: all of them may.
+
+    Runs in `order`, each on what the one before kept. An exception refuses the call: what guards does not fail open.
+    """
+
+
+@hookspec(firstresult=True)
 async def route(call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment] | None:
-    """Order the healthy candidates, best first; the tail is the failover list.
+    """Order the candidates that are healthy, best first; the tail is the failover list.
 
     Asked of the one strategy that the model group names. An exception falls back to the kernel's own order (as
     configured) and is counted.

@@ -46,7 +46,7 @@ class MasterKey:
         self._usual = b"Bearer " + key.reveal().encode()
         self._digest = sha256(key.reveal().encode()).digest()
         self._own_header = own_header.lower().encode() if own_header else None
-        self._principal = Principal(
+        self.principal = Principal(
             key_id="master-key", role="proxy_admin", models=("*",), key_hash=self._digest.hex(), alias="master-key"
         )
 
@@ -54,7 +54,7 @@ class MasterKey:
         """The administrator, or `Unauthorized`. The message never repeats what was sent."""
         usual = ingress.headers.get(b"authorization")
         if usual is not None and hmac.compare_digest(usual, self._usual) and self._own_header is None:
-            return self._principal
+            return self.principal
         key = credential(ingress, self._own_header)
         if not key:
             raise Unauthorized(
@@ -62,5 +62,5 @@ class MasterKey:
                 code="missing_api_key",
             )
         if hmac.compare_digest(sha256(key.encode("latin-1")).digest(), self._digest):
-            return self._principal
+            return self.principal
         raise Unauthorized("Authentication Error, Invalid proxy server token passed.")

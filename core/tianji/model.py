@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+from tianji.chance import Dice, seed_of
 from tianji.records import UNKNOWN_COST, Attempt, Cost, Entry, Record, Usage, failure_record
 from tianji.reply import DONE, Chunk, Closable, Meter, Reply, decode_json, encode_json, sse_encode, sse_payloads
 
@@ -155,6 +156,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     allowed_orgs: frozenset[str] = frozenset()
     allowed_teams: frozenset[str] = frozenset()
     allowed_keys: frozenset[str] = frozenset()
+    max_budget: float | None = None
+    """Dollars that may be spent here in a `budget_duration`; a routing filter sees to that."""
+    budget_duration: str | None = None
+    """As written: `1d`, `1mo`. None: for ever."""
     max_input_tokens: int | None = None
     max_output_tokens: int | None = None
     price: Price | None = None
@@ -206,14 +211,31 @@ class Call:
     for plugins, one key per instance name; cross-plugin facts go through services.
     """
 
-    # fmt: off
-    __slots__ = (
-        "_body", "_undo", "attempts", "call_id", "charge", "chat", "deadline", "dialect", "dropped", "fallbacks",
-        "headers", "id", "ingress", "kept", "model", "op", "options", "origin", "principal", "raw", "reply",
-        "snapshot", "started", "state", "stream", "strict", "timing", "ttft", "upstream_seconds", "waiting",
-        "watched",
-    )
-    # fmt: on
+    # What most calls never touch is a default of the class: an instance of forty attributes is slow to make.
+    fallbacks: int = 0
+    upstream_seconds: float = 0.0
+    ttft: float | None = None
+    strict: bool = False
+    headers: dict[str, str] | None = None
+    dropped: tuple[str, ...] = ()
+    timing: list[tuple[str, float]] | None = None
+    reply: Reply | None = None
+    snapshot: Any = None
+    """The sealed configuration that this call began with."""
+    charge: Any = None
+    """The open reservation; the pipeline's own."""
+    chat: Call | None = None
+    """This call translated to `openai-chat`; made once, when a provider needs it."""
+    kept: list[bytes] | None = None
+    watched: list[Awaitable[None]] | None = None
+    seed: int | None = None
+    """Of the dice; None until they are thrown, unless the request names one."""
+    plan: Any = None
+    """Where the route is written down, when somebody asked for an explanation."""
+    dry: bool = False
+    """The call is only explained: nothing may be taken, waited for or sent on its account."""
+    _dice: Dice | None = None
+    _undo: list[Undo] | None = None
 
     def __init__(
         self,
@@ -228,14 +250,12 @@ class Call:
         principal: Principal | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.id = new_id()
-        self.call_id = self.id
-        """The id that the client knows the call by; its own, when it sent `x-tianji-call-id`."""
+        self.id = self.call_id = new_id()
+        """`call_id` is the one that the client knows the call by; its own, when it sent `x-tianji-call-id`."""
         self.ingress = ingress
         self.op = op
-        self.dialect = dialect
-        self.origin = dialect
-        """The dialect that the client speaks; differs from `dialect` in a translated call."""
+        self.dialect = self.origin = dialect
+        """`origin` is the dialect that the client speaks; it differs from `dialect` in a translated call."""
         self.model = model
         """The model group asked for."""
         self._body = body
@@ -243,30 +263,21 @@ class Call:
         """The request's bytes, as long as `body` still says the same; None once it was rewritten."""
         self.stream = stream
         self.principal: Principal = principal  # type: ignore[assignment]  # set by the pipeline before any hook runs
-        self.options: Mapping[str, Any] = options or {}
+        self.options: Mapping[str, Any] = options if options is not None else {}
         """What the request says to the gateway rather than to the model: `num_retries`, `fallbacks`, `tags`, …"""
         self.started = monotonic()
         self.deadline = self.started + 600.0
         self.attempts: list[Attempt] = []
-        self.fallbacks = 0
-        self.upstream_seconds = 0.0
-        self.ttft: float | None = None
-        self.strict = False
-        self.headers: dict[str, str] | None = None
-        self.dropped: tuple[str, ...] = ()
         self.state: dict[str, Any] = {}
-        self.timing: list[tuple[str, float]] | None = None
-        self.reply: Reply | None = None
-        self.snapshot: Any = None
-        """The sealed configuration that this call began with."""
-        self.charge: Any = None
-        """The open reservation; the pipeline's own."""
-        self.chat: Call | None = None
-        """This call translated to `openai-chat`; made once, when a provider needs it."""
-        self.kept: list[bytes] | None = None
-        self.watched: list[Awaitable[None]] | None = None
-        self.waiting: Any = None
-        self._undo: list[Undo] | None = None
+
+    @property
+    def dice(self) -> Dice:
+        """The call's own chance. What is thrown with it can be repeated from `seed`."""
+        if self._dice is None:
+            if self.seed is None:
+                self.seed = seed_of(self.id)
+            self._dice = Dice(self.seed)
+        return self._dice
 
     @property
     def body(self) -> dict[str, Any]:
@@ -319,8 +330,7 @@ class Call:
     def derive(self, *, body: dict[str, Any], dialect: str, op: Op) -> Call:
         """This call, said in another dialect: same identity, deadline and rooms, another body."""
         child = Call.__new__(Call)
-        for name in Call.__slots__:
-            setattr(child, name, getattr(self, name))
+        child.__dict__.update(self.__dict__)
         child._body = body
         child.raw = None
         child.dialect = dialect

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from time import monotonic, perf_counter, time
+from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from tianji.accounting import Charge, estimate, finished, outcome, usage_so_far
@@ -21,8 +21,9 @@ from tianji.attempts import Attempts
 from tianji.errors import ClientGone, Failure, Internal, Overloaded, Unauthorized, UpstreamFailure
 from tianji.identity import MasterKey
 from tianji.log import Log, Outlet
-from tianji.model import Call, Entry, Ingress, Principal, Record, Reply, Usage, failure_record
+from tianji.model import Call, Deployment, Entry, Ingress, Principal, Reply, Usage
 from tianji.pricing import cost as price_of
+from tianji.recording import record
 from tianji.registry import Hooks, Step
 from tianji.services import Ledger
 
@@ -92,10 +93,11 @@ class Pipeline:
         failure: Failure | None = None
         try:
             call.deadline = call.started + self._timeout(call)
-            reply, reached = await self._admit(call)
+            reply, reached = await self._admit(call) if self.hooks.pre_call else (None, len(self.hooks.row))
             if reply is None or call.watched is not None:
                 reply = await self._answer(call, reply)
-            reply = await self._after(call, reply, reached)
+            if self.hooks.post_call:
+                reply = await self._after(call, reply, reached)
             self._price(call, reply)
             failure = await egress.reply(call, reply)
         except Failure as error:
@@ -115,10 +117,42 @@ class Pipeline:
         finally:
             egress.release()
             try:
-                await self._finish(call, failure)
+                if not self._kept_open(call, failure):
+                    await self._close(call, failure)
             except asyncio.CancelledError:
                 self._spawn(self._close(call, failure), f"close {call.id}")
                 raise
+            except Exception:
+                logger.exception("call %s could not be closed", call.id)
+            finally:
+                self.in_flight -= 1
+                failure = None  # it knows this frame, which would keep both alive
+
+    async def ask(self, call: Call, only: Deployment | None = None) -> Reply:
+        """A call of a plugin's own: the attempt loop, the ledger and the log, without hooks and without a client.
+
+        `only`: this deployment is asked, once, and no other. A stream is read to its end, and its pieces kept in
+        `call.kept`. Raises the `Failure` that ended the call.
+        """
+        self.in_flight += 1
+        failure: Failure | None = None
+        try:
+            call.deadline = call.started + self._timeout(call)
+            call.reply = reply = await (self.attempts.once(call, only) if only else self.attempts.run(call))
+            self._price(call, reply)
+            if reply.stream is not None:
+                call.kept = [chunk.raw async for chunk in reply.stream]
+            return reply
+        except Failure as error:
+            failure = error
+            raise
+        except asyncio.CancelledError:
+            failure = ClientGone("Nobody waits for the answer any more.")
+            raise
+        finally:
+            try:
+                if not self._kept_open(call, failure):
+                    await self._close(call, failure)
             finally:
                 self.in_flight -= 1
 
@@ -178,22 +212,22 @@ class Pipeline:
         reply.usage = usage
         reply.cost = charge.cost = price_of(charge.deployment.price, usage)
 
-    async def _finish(self, call: Call, failure: Failure | None) -> None:
-        """Cut or drain the upstream, run what was deferred, settle, record, whatever happened before."""
+    def _kept_open(self, call: Call, failure: Failure | None) -> bool:
+        """Cut the upstream off where it has not ended; True where it is read on in the background, and closed then."""
         charge: Charge | None = call.charge
         reply = charge.reply if charge is not None else call.reply
         upstream = reply.upstream if reply is not None else None
         if upstream is not None and not upstream.ended:
             if isinstance(failure, ClientGone) and self._drain(call, failure):
-                return
+                return True
             upstream.close()
-        try:
-            await self._close(call, failure)
-        except Exception:
-            logger.exception("call %s could not be closed", call.id)
+        return False
 
     async def _close(self, call: Call, failure: Failure | None) -> None:
-        """The end of a call. Each step is done at most once, so that what was cancelled can be called again."""
+        """The end of a call: run what was deferred, settle, record, whatever happened before.
+
+        Each step is done at most once, so that what was cancelled can be called again.
+        """
         while (undo := call.next_undo()) is not None:
             try:
                 await undo()
@@ -210,7 +244,7 @@ class Pipeline:
             except Exception:
                 logger.exception("strategy %s could not learn from call %s", strategy.instance, call.id)
         if self.log:
-            self.log.put(self._record(call, failure, usage))
+            self.log.put(record(call, failure, usage, content=self.log.content))
 
     async def _settle(self, call: Call, failure: Failure | None) -> Usage | None:
         """One entry for the reservation that is still open: what it cost, as well as that can be known."""
@@ -220,18 +254,20 @@ class Pipeline:
         if not charge.sent or charge.failed:
             await self._write(charge.entry(call, "void", 0, charge.failed or outcome(failure, None)))
             charge.settled = True
-            return None
-        usage = usage_so_far(call, charge.reply)
+            return charge.before[0] if charge.before is not None else None
+        usage = usage_so_far(charge.asked or call, charge.reply)
         cost = charge.cost = charge.cost or price_of(charge.deployment.price, usage)
+        whole, price = charge.total(usage, cost)
         if call.reply is not None:
-            call.reply.usage, call.reply.cost = usage, cost
+            call.reply.usage, call.reply.cost = whole, price
         await self._write(charge.entry(call, "settle", cost.nano, outcome(failure, charge.reply), usage))
         charge.settled = True
         if isinstance(failure, UpstreamFailure):
             self.attempts.broke(call, charge, failure)
         if self.log or self.hooks.observers:
-            call.attempts.append(finished(charge, failure=failure, usage=usage, ttft=call.ttft))
-        return usage
+            ttft = (charge.asked or call).ttft
+            call.attempts.append(finished(charge, failure=failure, usage=usage, ttft=ttft))
+        return whole
 
     async def _write(self, entry: Entry) -> None:
         """Settle, or keep the entry for later where the ledger cannot take it now."""
@@ -283,54 +319,6 @@ class Pipeline:
         self._spawn(read_on(), f"drain {call.id}")
         return True
 
-    def _record(self, call: Call, failure: Failure | None, usage: Usage | None) -> Record:
-        """Everything a callback may know. Built only where a callback exists."""
-        reply, principal = call.reply, call.principal
-        last = call.attempts[-1] if call.attempts else None
-        charge: Charge | None = call.charge
-        metadata = call.options.get("metadata")
-        now = monotonic()
-        duration = now - call.started
-        return Record(
-            id=call.id,
-            call_id=call.call_id,
-            op=call.op.value,
-            dialect=call.dialect,
-            model=call.model,
-            group=last.group if last else "",
-            provider=last.provider if last else "",
-            upstream_model=last.model if last else "",
-            deployment_id=last.deployment_id if last else "",
-            api_base=(charge.deployment.api_base or "") if charge else "",
-            stream=call.stream,
-            status=outcome(failure, reply),
-            http_status=failure.status if failure is not None else reply.status if reply is not None else 500,
-            error=failure_record(failure) if failure is not None else None,
-            key_id=principal.key_id,
-            key_alias=principal.alias,
-            user_id=principal.user_id,
-            team_id=principal.team_id,
-            org_id=principal.org_id,
-            end_user=_end_user(call),
-            usage=usage,
-            cost=reply.cost if reply is not None else None,
-            source=reply.source if reply is not None else "none",
-            attempts=tuple(call.attempts),
-            fallbacks=call.fallbacks,
-            response_model=(reply.model or (reply.meter.model if reply.meter is not None else None)) if reply else None,
-            traceparent=call.ingress.header("traceparent"),
-            started=time() - duration,
-            duration=duration,
-            time_to_first_token=call.ttft,
-            upstream_duration=call.upstream_seconds,
-            overhead=max(0.0, duration - call.upstream_seconds) if not call.stream else 0.0,
-            tags=tuple(call.options.get("tags") or ()) + principal.tags,
-            metadata=metadata if type(metadata) is dict else {},
-            guardrails=tuple(call.state.get("guardrails", ())),
-            request=call.body if self.log.content else None,
-            response=_kept(call) if self.log.content else None,
-        )
-
     async def stop(self, grace: float, keep: Sequence[Outlet] = ()) -> None:
         """Wait for the calls, then for what still closes or drains, then for the log: `grace` seconds for them all."""
         until = monotonic() + grace
@@ -348,19 +336,3 @@ async def _timed(call: Call, stage: str, step: Step, *args: Any) -> Any:
     finally:
         if call.timing is not None:
             call.timing.append((f"{stage}-{step.label}", perf_counter() - start))
-
-
-def _end_user(call: Call) -> str | None:
-    user = call.body.get("user")
-    if type(user) is str:
-        return user
-    metadata = call.body.get("metadata")
-    found = metadata.get("user_id") if type(metadata) is dict else None
-    return found if type(found) is str else None
-
-
-def _kept(call: Call) -> bytes | None:
-    if call.kept is not None:
-        return b"".join(call.kept)
-    reply = call.reply
-    return reply.raw[: 1024 * 1024] if reply is not None and reply.stream is None else None

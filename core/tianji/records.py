@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -70,6 +71,10 @@ class Attempt(msgspec.Struct, frozen=True):
     """Seconds from sending to the first event of a stream."""
     usage: Usage | None = None
     message: str = ""
+    limits: Mapping[str, str] = {}
+    """The answer's headers about rate limits, as they are passed on to the client."""
+    nano: int | None = None
+    """What it cost, in nano-dollars. None: the price is unknown, or nothing was answered that could cost anything."""
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -15,9 +15,11 @@ import pluggy
 
 from tianji import hookspecs
 from tianji.errors import PluginError, TianjiError
-from tianji.plugin import Plugin, Provider, Strategy
+from tianji.plugin import Filter, Plugin, Provider, Routing, Selector, Strategy
 
 HookFn = Callable[..., Awaitable[Any]]
+_OF_CALLS = frozenset({"identify", "pre_call", "narrow", "fallback", "post_call", "log"})
+"""Hooks that an extension which is not active has no part in."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -49,10 +51,19 @@ class Hooks(msgspec.Struct, frozen=True):
     """Providers whose abandoned streams are read to their end."""
     natives: dict[str, frozenset[str]]
     """By provider name: the dialects it speaks itself."""
+    prefills: dict[str, Provider]
+    """By provider name: those that can go on with the beginning of an answer."""
     strategies: dict[str, HookFn]
     """By instance name: `route`."""
-    observers: tuple[Strategy, ...]
-    """Strategies that learn."""
+    selectors: dict[str, HookFn]
+    """By instance name: `select`."""
+    narrow: tuple[Step, ...]
+    preferers: tuple[Filter, ...]
+    """Filters that may put a deployment first."""
+    beginners: tuple[Routing, ...]
+    """Routing plugins that count attempts as they begin."""
+    observers: tuple[Routing, ...]
+    """Routing plugins that learn."""
 
 
 class Registry:
@@ -97,6 +108,7 @@ class Registry:
             raise PluginError(str(error)) from error
         post = self._steps("post_call")
         shutdown = self._steps("shutdown")
+        routing = [p for p in self.row() if isinstance(p, Routing)]
         return Hooks(
             identify=self._steps("identify"),
             pre_call=self._steps("pre_call"),
@@ -109,10 +121,13 @@ class Registry:
             providers={p.instance: short(p) for p in self.plugins if isinstance(p, Provider)},
             drains=frozenset(p.instance for p in self.plugins if getattr(p, "drain", False)),
             natives={p.instance: p.native for p in self.plugins if isinstance(p, Provider)},
+            prefills={p.instance: p for p in self.plugins if isinstance(p, Provider) and p.prefill},
             strategies={p.instance: p.route for p in self.plugins if isinstance(p, Strategy)},
-            observers=tuple(
-                p for p in self.plugins if isinstance(p, Strategy) and type(p).observe is not Strategy.observe
-            ),
+            selectors={p.instance: p.select for p in self.plugins if isinstance(p, Selector)},
+            narrow=self._steps("narrow"),
+            preferers=tuple(p for p in routing if isinstance(p, Filter) and type(p).prefer is not Filter.prefer),
+            beginners=tuple(p for p in routing if type(p).begin is not Routing.begin),
+            observers=tuple(p for p in routing if type(p).observe is not Routing.observe),
         )
 
     def row(self) -> list[Plugin]:
@@ -126,6 +141,8 @@ class Registry:
         steps = []
         for impl in caller.get_hookimpls():
             plugin: Any = impl.plugin
+            if hook in _OF_CALLS and not getattr(plugin, "active", True):
+                continue
             label = f"{plugin.family}:{plugin.instance}"
             steps.append(Step(positions[id(plugin)], label, bind(impl.function, impl.argnames, names)))
         return tuple(sorted(steps, key=lambda step: step.position))

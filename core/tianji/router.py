@@ -22,6 +22,8 @@ class Group(msgspec.Struct, frozen=True):
     name: str
     deployments: tuple[Deployment, ...]
     strategy: str
+    selector: str = ""
+    """The selector that stands here and names another group; empty for a group of its own deployments."""
 
 
 class Wildcard(msgspec.Struct, frozen=True):
@@ -43,17 +45,20 @@ class Router:
         *,
         strategy: str = "simple-shuffle",
         aliases: Mapping[str, tuple[str, bool]] | None = None,
+        selectors: Mapping[str, str] | None = None,
         refine: object = None,
     ) -> None:
         self.aliases = dict(aliases or {})
-        self.deployments = tuple(deployments)
+        stand_ins = selectors or {}
+        self.deployments = tuple(one for one in deployments if one.group not in stand_ins)
+        """Those that answer: what stands for a selector cannot be tried."""
         self.groups: dict[str, Group] = {}
         by_name: dict[str, list[Deployment]] = {}
         for deployment in deployments:
             by_name.setdefault(deployment.group, []).append(deployment)
         for name, members in by_name.items():
-            self.groups[name] = Group(name, tuple(members), strategy)
-        self.by_id = {one.id: Group(one.group, (one,), strategy) for one in deployments}
+            self.groups[name] = Group(name, tuple(members), strategy, stand_ins.get(name, ""))
+        self.by_id = {one.id: Group(one.group, (one,), strategy, stand_ins.get(one.group, "")) for one in deployments}
         wild = [name for name in self.groups if "*" in name]
         wild.sort(key=lambda name: (-len(name), name.count("*")))
         self.wildcards = tuple(Wildcard(_pattern(name), self.groups[name]) for name in wild)
@@ -88,13 +93,25 @@ class Router:
                 param="model",
                 code="key_model_access_denied",
             )
+        return self.open(group, principal, asked)
+
+    def open(self, group: Group, principal: Principal, asked: str) -> Sequence[Deployment]:
+        """The deployments whose own access lists let the caller in."""
         members = group.deployments
         if principal.is_admin or not any(one.allowed_orgs or one.allowed_teams or one.allowed_keys for one in members):
             return members
-        mine = [one for one in members if _open_to(one, principal)]
+        mine = [one for one in members if open_to(one, principal)]
         if not mine:
             raise Forbidden(f"This key may not use model '{asked}'.", param="model", code="access_denied")
         return mine
+
+    def how(self, model: str) -> str:
+        """In which way `known` finds a model: `alias`, `exact`, `deployment` or `wildcard`."""
+        if model in self.aliases:
+            return "alias"
+        if model in self.groups and "*" not in model:
+            return "exact"
+        return "deployment" if model in self.by_id else "wildcard"
 
     def names(self) -> list[str]:
         """What `GET /v1/models` lists: groups and visible aliases, wildcards as written."""
@@ -126,8 +143,11 @@ class Router:
             model = model.replace("*", part, 1)
         if "*" in model:
             model = name
-        concrete = msgspec.structs.replace(deployment, model=model)
-        refined: Deployment = self._refine(concrete) if callable(self._refine) else concrete
+        return self.refined(msgspec.structs.replace(deployment, model=model))
+
+    def refined(self, deployment: Deployment) -> Deployment:
+        """A deployment whose model is known by now, with what depends on that."""
+        refined: Deployment = self._refine(deployment) if callable(self._refine) else deployment
         return refined
 
     def _unknown(self, model: str, principal: Principal | None) -> str:
@@ -152,8 +172,9 @@ def granted(models: Sequence[str], asked: str, group: str) -> bool:
     )
 
 
-def _open_to(deployment: Deployment, principal: Principal) -> bool:
-    if not (deployment.allowed_orgs or deployment.allowed_teams or deployment.allowed_keys):
+def open_to(deployment: Deployment, principal: Principal) -> bool:
+    """Whether a deployment's own access lists let the caller in."""
+    if principal.is_admin or not (deployment.allowed_orgs or deployment.allowed_teams or deployment.allowed_keys):
         return True
     return (
         principal.org_id in deployment.allowed_orgs

@@ -2,7 +2,8 @@
 
 An extension offers one with `app.provide(KV, self)` in `configure` and asks for one with `gateway.need(KV)`. Where
 nobody offers a service the kernel's own default is used, if there is one (`Ledger`, `KV`, `Counters`: in memory);
-otherwise the start stops and names the distributions that offer it (`OFFERED_BY`).
+otherwise the start stops and names the distributions that offer it (`OFFERED_BY`). `KV` and `Counters` are a file that
+all workers share where there are several (`tianji.sqlite`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 if TYPE_CHECKING:
     import httpx
 
+    from tianji.health_state import GatewayHealth
     from tianji.model import Call, Deployment, Entry, Principal, Reply, Wire
 
 T = TypeVar("T")
@@ -40,21 +42,42 @@ class Ledger(Protocol):
 
 @runtime_checkable
 class KV(Protocol):
-    """Bytes by key, with a time to live. A miss is None."""
+    """Bytes by key, with a time to live. A miss is None.
+
+    A cache, not an archive: what is there may be gone before its time. Any string is a key, any bytes a value. A store
+    that cannot be reached raises nothing: each process then goes by its own memory, as long as that lasts. A store that
+    only one process sees says so with a class attribute `shared = False`.
+    """
 
     async def get(self, key: str) -> bytes | None: ...
-    async def set(self, key: str, value: bytes, ttl: float | None = None) -> None: ...
-    async def delete(self, *keys: str) -> int: ...
+    async def many(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of several keys, in their order, by one request to the store."""
+
+    async def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        """Keep a value for `ttl` seconds. None: until room is needed; 0 or less: not at all. The last writer wins."""
+
+    async def delete(self, *keys: str) -> int:
+        """Drop keys; how many of them were there."""
 
 
 @runtime_checkable
 class Counters(Protocol):
-    """Shared counters over a sliding window of seconds."""
+    """Shared counters over a sliding window of seconds.
+
+    One key has one window: give the same one in every call. An amount counts for the whole window, and then for one
+    second at most, or a sixtieth of a window that is longer than a minute: a limit is never exceeded. A store that
+    cannot be reached raises nothing: each process then counts for itself, as long as that lasts.
+    """
 
     async def add(self, key: str, amount: int, window: float) -> int:
-        """Add and return the sum over the last `window` seconds."""
+        """Add in one atomic step, and return the sum over the last `window` seconds.
 
-    async def read(self, key: str, window: float) -> int: ...
+        A negative amount gives back: it is taken from what was added first, and never leaves less than 0. 0 changes
+        nothing. Raises `ValueError` for a window that is not a finite number above 0 and for an amount beyond 2**53.
+        """
+
+    async def read(self, key: str, window: float) -> int:
+        """The sum over the last `window` seconds, 0 for an unknown key. Raises `ValueError` as `add` does."""
 
 
 @runtime_checkable
@@ -104,6 +127,9 @@ class Embedder(Protocol):
 
 OFFERED_BY: dict[type[Any], tuple[str, ...]] = {
     ResponseCache: ("tianji-extension-cache-memory",),
+    KV: ("tianji-extension-redis",),
+    Counters: ("tianji-extension-redis",),
+    Embedder: ("tianji-extension-embedder-local",),
 }
 """Which distributions of this repository offer a service; named in the error when it is missing."""
 
@@ -141,8 +167,20 @@ class GatewayAPI(Protocol):
     async def exchange(self, provider: Any, call: Call, deployment: Deployment) -> Reply:
         """Make one HTTP attempt for a sans-I/O provider: encode, authorise, send, frame, decode."""
 
+    async def ask(self, call: Call) -> Reply:
+        """Send a call of the plugin's own to the model group that it names: routed, attempted, paid for by its
+        principal and logged as any other, without the hooks around it. A stream is read to its end.
+
+        Raises the `Failure` that ended it.
+        """
+
     async def fetch(self, wire: Wire, *, timeout: float = 30.0) -> tuple[int, Mapping[str, str], bytes]:
         """One small HTTP request through the kernel's transport (token endpoints): status, headers, body."""
+
+    def health(self) -> GatewayHealth:
+        """What this process knows now of the deployments in use, and of the retries left. For reports, not for routing:
+        it looks at every deployment. Call it on the event loop; the answer may go to a thread.
+        """
 
     def spawn(self, job: Awaitable[None], *, name: str) -> None:
         """Run a background job that ends with the gateway; an exception is logged."""

@@ -95,25 +95,25 @@ class UpstreamStream:
         self.close()
 
     async def _next(self, seconds: float) -> Chunk | None:
+        """What the next read is worth to the client, if anything."""
         try:
-            return await self._read(seconds)
+            data = await self.response.chunk(seconds)
+            if not data:
+                self.ended = True
+                self.response.close()
+                return self._close()
+            if not self._started:
+                self._started = True
+                if self.framing == "sse" and data.lstrip()[:1] in (b"{", b"["):
+                    await self._not_sse(data)
+            return self._feed(data)
         except Failure as failure:
             redact(failure, self.deployment)
             raise
-
-    async def _read(self, seconds: float) -> Chunk | None:
-        data = await self.response.chunk(seconds)
-        if not data:
-            self.ended = True
-            self.response.close()
-        elif not self._started:
-            self._started = True
-            if self.framing == "sse" and data.lstrip()[:1] in (b"{", b"["):
-                await self._not_sse(data)
-        try:
-            return self._feed(data) if data else self._close()
         except UNREADABLE as error:
-            raise unreadable(self.provider.name, error) from error
+            broken = unreadable(self.provider.name, error)
+            redact(broken, self.deployment)
+            raise broken from error
 
     @property
     def framing(self) -> str:

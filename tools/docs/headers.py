@@ -15,13 +15,17 @@ REQUEST = {
     "x-tianji-strict": "`1`: refuse with 422 where a field cannot be carried to the chosen provider, in place of "
     "leaving it out.",
     "x-tianji-timing": "`1`: answer with `server-timing`, one entry for each stage and plugin.",
+    "x-tianji-explain": "`1`, from an administrator: answer with a header of the same name that tells how the call was "
+    "routed; see [explain a request](../how-to/explain-a-request.md). Ignored from others.",
+    "x-tianji-seed": "From an administrator: what the call's dice are thrown from, a whole number below 2^64; the same "
+    "one gives the same routes again. Ignored from others.",
     "x-tianji-timeout": "Seconds for the call.",
     "x-tianji-num-retries": "Attempts after the first; at most 10.",
     "x-tianji-tags": "Tags for the record, separated by commas.",
     "x-tianji-stream-timeout": "Accepted, and without effect yet.",
 }
 """By name; each is understood with `x-litellm-`, too, but for those in `OURS`."""
-OURS = frozenset({"x-tianji-strict", "x-tianji-timing"})
+OURS = frozenset({"x-tianji-strict", "x-tianji-timing", "x-tianji-explain", "x-tianji-seed"})
 PLAIN = {
     "traceparent": "W3C trace context; in the record.",
     "cache-control": "`no-cache`, `no-store`, `s-maxage`: for the response cache, where one is installed.",
@@ -63,6 +67,8 @@ RESPONSE = {
     "x-tianji-estimated": "`true`: a token count is the gateway's estimate, because the provider does not count.",
     "x-should-retry": "Errors: whether the same request may succeed later. OpenAI's and Anthropic's SDKs obey it.",
     "retry-after": "Errors: seconds until a retry can help; `retry-after-ms` says it in milliseconds.",
+    "x-tianji-explain": "When `x-tianji-explain: 1` was sent: seed, routes and attempts as compact JSON, at most "
+    "6 KiB; `truncated` where something had to be left out. A stream's is from when its headers went out.",
     "server-timing": "When `x-tianji-timing: 1` was sent.",
     "llm_provider-x-request-id": "The provider's own request id (`llm_provider-request-id` where it calls it so). With "
     "a configuration in LiteLLM's spelling, every header of the provider is repeated as `llm_provider-<name>`.",

@@ -32,13 +32,18 @@ KEYS: dict[str, dict[str, str]] = {
         "api_base": "Where the API is, in place of the provider's own address. Also `base_url`.",
         "api_key": "The key. Without it, the first of the provider's variables that is set.",
         "weight": "What `simple-shuffle` draws by.",
-        "rpm": "What `simple-shuffle` draws by where no deployment of the group has a `weight`. Not enforced as a "
-        "limit.",
-        "tpm": "The same, where none has an `rpm` either. Not enforced as a limit.",
+        "rpm": "What `simple-shuffle` draws by where no deployment of the group has a `weight`. A limit with "
+        "`enforce_model_rate_limits` or a strategy that says so.",
+        "tpm": "The same, where none has an `rpm` either.",
+        "tags": "What `router_settings.enable_tag_filtering` goes by; also beside `model_name`.",
+        "region": "Where the deployment is, for requests with `allowed_model_region`. Also `region_name`. See [route "
+        "by tag and region](../how-to/route-by-tag-and-region.md).",
+        "max_budget": "Dollars that may be spent at the deployment in a `budget_duration`; then it is left out.",
+        "budget_duration": "The period of `max_budget`: `12h`, `1d`, `1mo`. Not set: for ever.",
         "order": "Tier: deployments of the lowest one are tried first, the others only when those are used up.",
         "timeout": "Seconds for one attempt.",
         "stream_timeout": "Seconds to the headers of a streamed answer.",
-        "num_retries": "Attempts after the first, when this deployment is ranked first. Also `max_retries`.",
+        "num_retries": "Attempts after one that failed at this deployment. Also `max_retries`.",
         "cooldown_time": "Seconds that the deployment is put aside for, in place of `router_settings.cooldown_time`.",
         "max_parallel_requests": "Calls at once; the next one goes to another deployment or is refused with 429.",
         "additional_drop_params": "Request fields never to send.",
@@ -46,6 +51,12 @@ KEYS: dict[str, dict[str, str]] = {
         "extra_body": "Request fields to set, over what the client sent.",
         "mock_response": "A canned answer; the echo provider then serves the deployment.",
         "tianji_credential_name": "The entry of `credential_list` whose values to use beneath these.",
+        "auto_router_config": "With `model: auto_router/<name>`: the routes to choose from, as a mapping or JSON. See "
+        "[route by meaning](../how-to/route-by-meaning.md).",
+        "auto_router_config_path": "The same, from a JSON file.",
+        "auto_router_default_model": "The model group where no route is near enough; else the first route's.",
+        "auto_router_embedding_model": "The model group that makes the vectors, or `local`. Not set: "
+        "`text-embedding-3-small`.",
         "input_cost_per_token": "A price of your own, in dollars; so do `output_cost_per_token`, "
         "`cache_read_input_token_cost`, `output_cost_per_image` and the other price keys of LiteLLM's price file.",
     },
@@ -56,6 +67,14 @@ KEYS: dict[str, dict[str, str]] = {
         "max_input_tokens": "Shown by `GET /v1/models`, in place of the price file's.",
         "max_output_tokens": "The same; also what a reservation assumes where a request sets no limit.",
         "input_cost_per_token": "A price of your own, as in `tianji_params`, which wins.",
+        "mode": "`chat`, `completion` or `embedding`: what a background health check asks. Deployments of other modes "
+        "are not checked.",
+        "allowed_fails": "In place of `router_settings.allowed_fails`, where the group has another deployment.",
+        "allowed_fails_policy": "Before the router's, kind by kind; it may also name failures that are the caller's.",
+        "health_check_model": "The model that background checks ask for. A wildcard is checked only with one.",
+        "health_check_timeout": "Seconds for one check; 60 where nothing is said.",
+        "health_check_max_tokens": "Tokens that a check asks for; 1 where nothing is said.",
+        "disable_background_health_check": "`true`: the deployment is not checked.",
     },
     "tianji_settings": {
         "callbacks": "Callbacks that are told of every call: names, or a name with its settings.",
@@ -73,21 +92,43 @@ KEYS: dict[str, dict[str, str]] = {
     "router_settings": {
         "routing_strategy": "Name of the strategy that ranks a group's deployments. `simple-shuffle` without its "
         "plugin is the order of the file.",
-        "routing_strategy_args": "The strategy's settings; keys that it does not declare are left out.",
-        "num_retries": "Attempts after the first, over a group's deployments.",
+        "routing_strategy_args": "The strategy's settings, and those of filters; keys that none declares are left out.",
+        "filters": "Names of routing filters, beside those that the keys below ask for.",
+        "enable_tag_filtering": "Route by `tags`. Needs the filter `tag-filter`.",
+        "tag_filtering_match_any": "One common tag is enough. `false`: a deployment must carry all tags of a call.",
+        "provider_budget_config": "Provider to `{budget_limit, time_period}`: dollars that may be spent there. Needs "
+        "the filter `budget-limiter`.",
+        "optional_pre_call_checks": "`prompt_caching` (the filter `prefix-affinity`), `enforce_model_rate_limits` "
+        "(`rate-limits`), `router_budget_limiting` (`budget-limiter`).",
+        "num_retries": "Attempts after the first, over a group's deployments. Not set: three attempts in all, see "
+        "[fallbacks](../how-to/fallbacks.md).",
+        "retry_policy": "The same by kind of failure: `{RateLimitErrorRetries: 3, TimeoutErrorRetries: 0}`.",
         "retry_after": "Least pause before the same deployment is asked again, where it did not say how long.",
         "timeout": "Seconds for a whole call, and at most for one attempt; 600 where nothing is said.",
         "stream_timeout": "Seconds to the first event of a stream; else `timeout`.",
         "max_fallbacks": "Further groups that one call may try.",
+        "stream_commit_delay": "Seconds for which a stream is held back after its first event, so that a break in that "
+        "time is mended by another attempt. See [streams that survive](../how-to/streams-that-survive.md).",
+        "continue_streams": "A chat stream that breaks later is gone on with by another deployment, where its provider "
+        "can.",
         "allowed_fails": "A deployment is put aside after more failures in a row than this. Not set: see "
         "[failure policy](../explanation/failure-policy.md).",
-        "cooldown_time": "Seconds for which it is put aside.",
+        "allowed_fails_policy": "The same by kind of failure: `RateLimitErrorAllowedFails`, "
+        "`TimeoutErrorAllowedFails`, `InternalServerErrorAllowedFails`, `AuthenticationErrorAllowedFails`, … Kinds "
+        "that it does not name go by `allowed_fails`.",
+        "cooldown_time": "Seconds for which it is put aside the first time; longer each time that it fails again.",
         "disable_cooldowns": "Put none aside.",
-        "model_group_retry_policy": "Group to `{num_retries: n}`. Other members have no effect.",
+        "model_group_retry_policy": "Group to `{num_retries, timeout, retry_after}`, or to numbers by kind of failure "
+        "as in `retry_policy`.",
         "fallbacks": "Group (or `*`) to the groups to try when it cannot answer, in order.",
         "context_window_fallbacks": "The same, where the prompt does not fit the model.",
         "content_policy_fallbacks": "The same, where the provider's policy refused the content.",
         "default_fallbacks": "The groups for every group that `fallbacks` does not name.",
+        "stream_idle_timeout": "Seconds between two reads of a stream; 300 where nothing is said. A stream that is silent "
+        "for longer is broken off with an error event.",
+        "default_priority": "Priority of calls that state none, with the strategy `priority`; lower goes first.",
+        "enable_pre_call_checks": "Leave out deployments whose context window is too small for the prompt; where "
+        "none is left, `context_window_fallbacks` apply before anything was sent.",
         "model_group_alias": "Further names of model groups: `{name: group}` or `{name: {model: group, hidden: "
         "true}}`.",
         "default_max_parallel_requests": "`max_parallel_requests` of deployments that have none.",
@@ -99,6 +140,9 @@ KEYS: dict[str, dict[str, str]] = {
         "max_request_size_mb": "Limit of a request body; 32 where nothing is said.",
         "tianji_key_header_name": "The one header that carries keys, before all others. Also `auth_header_name`.",
         "allowed_hosts": "Names that a request's `Host` may have (`*.example.com` for those below). Empty: any.",
+        "background_health_checks": "Ask each deployment something small every so often, at your cost; the outcomes "
+        "are in `GET /health`.",
+        "health_check_interval": "Seconds between two checks of a deployment; 300 where nothing is said.",
         "docs": "Serve `/docs` and `/openapi.json`.",
     },
     "plugins": {
@@ -126,7 +170,7 @@ KEYS: dict[str, dict[str, str]] = {
 
 ELSEWHERE = {
     "tianji_params": "Every other key is the provider's own, when it declares it (its settings are below), else a "
-    "request field to fill in where the client sent none (`temperature: 0.2`). `tags`, `region`, `drop_params` and "
+    "request field to fill in where the client sent none (`temperature: 0.2`). `drop_params` and "
     "`modify_params` have no effect yet.",
     "tianji_settings": "Keys of `router_settings` may stand here, too; what `router_settings` says wins.",
     "guardrails[]": "Every other key of `tianji_params` is the plugin's own. `guardrail_info` and modes by tag have no "

@@ -33,7 +33,7 @@ def test_recorded_proxy_configurations(path: Path) -> None:
     for kind in ("fallbacks", "context_window_fallbacks", "content_policy_fallbacks"):
         expected = {group: tuple(to) for item in router.get(kind, []) for group, to in item.items()}
         assert getattr(config.router, kind) == expected
-    assert config.router.num_retries == router.get("num_retries", 2)
+    assert config.router.num_retries == router.get("num_retries")
     twin = loads(path.read_text().replace('"litellm_params"', '"tianji_params"'), environ={})
     assert twin.deployments == tuple(
         type(d)(**{**{f: getattr(d, f) for f in d.__struct_fields__}, "where": t.where})

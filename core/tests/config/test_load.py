@@ -91,10 +91,20 @@ def test_secrets_are_never_shown(full: Config) -> None:
         json.dumps(full.tianji_settings.cache_params)
 
 
+def test_a_groups_retry_policy_is_typed(of_yaml: Callable[[str], Config]) -> None:
+    head = "router_settings: {model_group_retry_policy: {g: "
+    policy = '{num_retries: "5", timeout: 1m, retry_after: "2", RateLimitErrorRetries: "3", none: ~}'
+    read = of_yaml(head + policy + "}}").router.model_group_retry_policy
+    assert read == {"g": {"num_retries": 5, "timeout": 60.0, "retry_after": 2.0, "RateLimitErrorRetries": 3}}
+    for key, bad in (("num_retries", "-1"), ("BadRequestErrorRetries", "soon"), ("timeout", "[]")):
+        with pytest.raises(ConfigError, match=rf"model_group_retry_policy\.g\.{key}"):
+            of_yaml(head + f"{{{key}: {bad}}}}}}}")
+
+
 def test_defaults(of_yaml: Callable[[str], Config]) -> None:
     config = of_yaml("")
     router, general = config.router, config.general_settings
-    assert (router.routing_strategy, router.num_retries, router.max_fallbacks) == ("simple-shuffle", 2, 5)
+    assert (router.routing_strategy, router.num_retries, router.max_fallbacks) == ("simple-shuffle", None, 5)
     assert (router.allowed_fails, router.cooldown_time, router.timeout) == (None, 5, None)
     assert (general.host, general.port, general.master_key, general.docs) == ("127.0.0.1", 4000, None, True)
     assert config.deployments == ()

@@ -16,6 +16,7 @@ from tianji.errors import ConfigError
 from tianji.secrets import expand
 
 KEYS = sorted({key for section in SECTIONS.values() for key in section.known} | {"litellm_params", "litellm_settings"})
+OTHERS = [key for key in KEYS if key != "model"][::7]
 TEXTS = st.one_of(
     st.text(max_size=12),
     st.sampled_from(
@@ -34,7 +35,7 @@ JUNK: st.SearchStrategy[Any] = st.recursive(
 ENTRY = st.fixed_dictionaries(
     {
         "model_name": TEXTS,
-        "tianji_params": st.fixed_dictionaries({"model": TEXTS}, optional=dict.fromkeys(KEYS[::7], JUNK)),
+        "tianji_params": st.fixed_dictionaries({"model": TEXTS}, optional=dict.fromkeys(OTHERS, JUNK)),
     },
     optional={"model_info": JUNK, "tags": JUNK, "access_control": JUNK},
 )

@@ -21,6 +21,7 @@ from tianji.errors import TianjiError
 COMMANDS = {
     "serve": "run the gateway",
     "check": "say what is wrong with a configuration, and how to mend it",
+    "explain": "say what would happen to a request, without doing it",
     "plugins": "list the plugins, explain one, or show the row that a call meets",
     "doctor": "look for what is loose or broken on this machine",
     "new": "start a plugin from the template",

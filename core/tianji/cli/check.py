@@ -39,7 +39,8 @@ from tianji.cli.common import (
     unread,
     usual_file,
 )
-from tianji.config import Config, Finding, lint
+from tianji.config import Config, DeploymentSpec, Finding, lint
+from tianji.config.known_keys import stand_in
 from tianji.config.lint import BUILT_IN
 from tianji.discovery import Catalogue, Found, scan
 from tianji.errors import ConfigError, TianjiError
@@ -249,11 +250,16 @@ def _without(config: Config, absent: set[tuple[str, str]]) -> Config:
         router = msgspec.structs.replace(router, routing_strategy="simple-shuffle", routing_strategy_args={})
     return msgspec.structs.replace(
         config,
-        deployments=tuple(one for one in config.deployments if ("providers", one.provider) not in absent),
+        deployments=tuple(one for one in config.deployments if not absent & _served_by(one)),
         guardrails=tuple(one for one in config.guardrails if ("guardrails", one.plugin) not in absent),
         callbacks=tuple(one for one in config.callbacks if ("callbacks", one.plugin) not in absent),
         router_settings=router,
     )
+
+
+def _served_by(spec: DeploymentSpec) -> set[tuple[str, str]]:
+    """What a deployment may stand or fall with: its provider, or the selector that it stands for."""
+    return {("providers", spec.provider), ("strategies", stand_in(spec, (), ()) or spec.provider)}
 
 
 def _left_out(config: Config, gateway: Gateway) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tianji.config import Config, ConfigWarning, ProviderHint, load, zero
+from tianji.config.known_keys import stand_in
 from tianji.discovery import Catalogue, Found, scan
 from tianji.errors import ConfigError, PluginError, TianjiError
 from tianji.plugin import Extension
@@ -148,8 +149,13 @@ def in_use(config: Config, found: Iterable[Found]) -> set[tuple[str, str]]:
     used = {("strategies", config.router.routing_strategy)}
     used |= {("guardrails", spec.plugin) for spec in config.guardrails}
     used |= {("callbacks", spec.plugin) for spec in config.callbacks}
+    found = tuple(found)
+    names = {family: {one.name for one in found if one.family == family} for family in ("strategies", "providers")}
     for spec in config.deployments:
-        used.add(("providers", "echo" if spec.mock_response is not None else spec.provider))
+        if (selector := stand_in(spec, names["strategies"], names["providers"])) is not None:
+            used.add(("strategies", selector))
+        else:
+            used.add(("providers", "echo" if spec.mock_response is not None else spec.provider))
     anything = ("providers", "*") in used
     for one in found:
         if one.family == "extensions" or (anything and one.family == "providers"):

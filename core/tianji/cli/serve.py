@@ -12,6 +12,8 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tianji.cli import COMMANDS
 from tianji.cli.common import (
@@ -29,6 +31,9 @@ from tianji.cli.common import (
 )
 from tianji.config import Config, unenforced
 from tianji.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tianji.gateway import Gateway
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,15 +64,26 @@ def run(arguments: argparse.Namespace) -> int:
     first = config = fresh()
     _log_to_stderr(verbose=config.tianji_settings.set_verbose)
     catalogue = make_catalogue(config, arguments.plugin)
+    workers = arguments.workers or from_environment("NUM_WORKERS", 1)
     # The two heavy imports come last, so that a bad configuration is told at once.
     from tianji.gateway import Gateway
+    from tianji.sqlite import private_folder
+
+    with private_folder(workers > 1) as shared:
+        gateway = Gateway(config, catalogue, shared=shared)
+        return _serve(arguments, gateway, workers, fresh, path, since)
+
+
+def _serve(
+    arguments: argparse.Namespace, gateway: Gateway, workers: int, fresh: Callable[[], Config], path: str | None,
+    since: int,
+) -> int:  # fmt: skip
     from tianji.server.run import serve
 
-    gateway = Gateway(config, catalogue)
+    config, catalogue = gateway.config, gateway.catalogue
     general = config.general_settings
     host = arguments.host or general.host
     port = arguments.port if arguments.port is not None else from_environment("PORT", general.port)
-    workers = arguments.workers or from_environment("NUM_WORKERS", 1)
     warn = logging.getLogger("tianji.config").warning
     for warning in unread(config, read_by_plugins(config, catalogue, gateway)):
         warn("%s: %s", warning.path, warning.message)

@@ -22,6 +22,7 @@ from tianji.config.schema import (
     ModelAlias,
     Period,
     ProviderBudget,
+    RetryPolicies,
     Seconds,
 )
 from tianji.errors import ConfigError
@@ -238,6 +239,27 @@ def to_fallbacks(value: Any, mark: Mark) -> Fallbacks:
     return found
 
 
+def to_policies(value: Any, mark: Mark) -> RetryPolicies:
+    """`{group: {num_retries: 5, timeout: 30s, RateLimitErrorRetries: 3}}`; other members are kept as they are."""
+
+    def policy(value: Any, mark: Mark) -> dict[str, Any]:
+        section = to_map(value, mark)
+        read: dict[str, Any] = {}
+        for key, item in section.items():
+            place = section.at(key)
+            if item is None or isinstance(item, Unresolved):
+                continue
+            if key == "num_retries" or key.endswith("Retries"):
+                read[key] = to_count(item, place)
+            elif key in ("timeout", "retry_after"):
+                read[key] = to_seconds(item, place)
+            else:
+                read[key] = plain(item)
+        return read
+
+    return map_of(policy)(value, mark)
+
+
 def _targets(value: Any, mark: Mark) -> tuple[str, ...]:
     if value is None:
         return ()
@@ -271,7 +293,7 @@ CONVERTERS: Mapping[Any, Callable[[Any, Mark], Any]] = {
     dict[str, Any]: to_dict,
     dict[str, str]: map_of(to_str),
     dict[str, Count]: map_of(to_count),
-    dict[str, dict[str, Any]]: map_of(to_dict),
+    RetryPolicies: to_policies,
     dict[str, ModelAlias]: map_of(to_alias),
     dict[str, ProviderBudget]: map_of(to_budget),
 }

@@ -9,12 +9,13 @@ spelling.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from difflib import get_close_matches
 
 import msgspec
 
 from tianji.config.document import words
-from tianji.config.schema import GeneralSettings, PluginsSection, RouterSettings, TianjiSettings
+from tianji.config.schema import DeploymentSpec, GeneralSettings, PluginsSection, RouterSettings, TianjiSettings
 
 
 class Section(msgspec.Struct, frozen=True):
@@ -77,18 +78,24 @@ _DEPLOYMENT_USED = words(
     extra_headers headers extra_body mock_response tianji_credential_name
     """
 )
-GATEWAY_PARAMS = words(
+SELECTORS = frozenset({"auto_router", "auto-router"})
+"""Selectors that LiteLLM's and TianjiLLM's configurations name, known as such where no plugin of the name is there."""
+SELECTOR_PARAMS = words(
+    "auto_router_config auto_router_config_path auto_router_default_model auto_router_embedding_model split split_by"
+)
+"""Keys of `tianji_params` that their selector reads."""
+_GATEWAY_PARAMS = words(
     """
     itpm otpm timeout_by_service_tier max_budget budget_duration default_api_key_tpm_limit default_api_key_rpm_limit
     tag_regex configurable_clientside_auth_params use_in_pass_through use_tianji_proxy use_chat_completions_api
-    merge_reasoning_content_in_choices keepalive_seconds allow_client_keepalive_override base_model auto_router_config
-    auto_router_config_path auto_router_default_model auto_router_embedding_model complexity_router_config
-    complexity_router_default_model adaptive_router_config quality_router_config vector_store_id tianji_trace_id
-    tianji_session_id max_file_size_mb model_info input_type_map guardrails enable_tag_filtering allow_fail_open
-    ssl_verify caching use_client
+    merge_reasoning_content_in_choices keepalive_seconds allow_client_keepalive_override base_model
+    complexity_router_config complexity_router_default_model adaptive_router_config quality_router_config
+    vector_store_id tianji_trace_id tianji_session_id max_file_size_mb model_info input_type_map guardrails
+    enable_tag_filtering allow_fail_open ssl_verify caching use_client
     """
 )
-"""Keys of `tianji_params` that speak to the gateway, not to the provider, and that nothing reads yet."""
+GATEWAY_PARAMS = _GATEWAY_PARAMS | SELECTOR_PARAMS
+"""Keys of `tianji_params` that speak to the gateway, not to the provider."""
 
 _TOP_USED = words(
     """
@@ -216,7 +223,9 @@ SECTIONS: dict[str, Section] = {
     "general_settings": Section(_fields(GeneralSettings) | words("always_include_stream_usage"), _GENERAL_ACCEPTED),
     "plugins": Section(_fields(PluginsSection)),
     "model_list[]": Section(words("model_name tianji_params model_info tags access_control")),
-    "tianji_params": Section(_DEPLOYMENT_USED | PROVIDER_SETTINGS | REQUEST_PARAMS, GATEWAY_PARAMS),
+    "tianji_params": Section(
+        _DEPLOYMENT_USED | PROVIDER_SETTINGS | REQUEST_PARAMS | SELECTOR_PARAMS, GATEWAY_PARAMS - SELECTOR_PARAMS
+    ),
     "guardrails[]": Section(words("guardrail_name tianji_params guardrail_info default_on failure_policy")),
 }
 """By section, as it is named in a path; `""` is the top of the file."""
@@ -227,6 +236,17 @@ _PRICE = re.compile(r"(^|_)cost_per_|_token_cost(_|$)|^tiered_pricing$")
 def is_price(key: str) -> bool:
     """Whether a key is a custom price (`input_cost_per_token`, `cache_read_input_token_cost_above_200k_tokens`)."""
     return _PRICE.search(key) is not None
+
+
+def stand_in(spec: DeploymentSpec, strategies: Container[str], providers: Container[str]) -> str | None:
+    """The selector that a deployment stands for: its provider, or what comes before the `/` in its group's name.
+
+    `strategies` and `providers` are the names that are installed. None: a provider serves it.
+    """
+    prefix, slash, _ = spec.model_name.partition("/")
+    if spec.provider in SELECTORS or (spec.provider in strategies and spec.provider not in providers):
+        return spec.provider
+    return prefix if slash and prefix in SELECTORS else None
 
 
 def suggest(key: str, section: str) -> str:

@@ -10,8 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from tianji.config.known_keys import SECTIONS
-from tianji.config.schema import Config
+from tianji.config.filters import CHECKS, REGION_KEY, SETTINGS, wanted
+from tianji.config.known_keys import SECTIONS, SELECTOR_PARAMS, stand_in
+from tianji.config.schema import Config, DeploymentSpec
 from tianji.secrets import Unresolved
 
 Level = Literal["error", "warning", "info"]
@@ -59,10 +60,12 @@ def lint(config: Config, *, installed: Mapping[str, set[str]]) -> list[Finding]:
     names = _Names(config)
     findings = [
         *_warnings(config),
-        *_without_effect(config),
+        *_without_effect(config, have),
+        *_checks(config),
         *_plugins(config, have),
         *_fallbacks(config, names),
         *_aliases(config, names),
+        *_stand_ins(config, names, have),
         *_duplicates(config),
         *_master_key(config),
     ]
@@ -79,24 +82,31 @@ def _warnings(config: Config) -> Iterator[Finding]:
         yield Finding("info", reference.path, message, f"An extension that offers `{reference.scheme}://` fetches it")
 
 
-def _without_effect(config: Config) -> Iterator[Finding]:
+def _without_effect(config: Config, installed: Mapping[str, set[str]]) -> Iterator[Finding]:
     """Keys that are known and that nothing in the kernel reads."""
+    filters = wanted(config)
     for name in ("tianji_settings", "router_settings", "general_settings"):
         for key in getattr(config, name).extra:
-            if key in SECTIONS[name].accepted:
+            if key in SECTIONS[name].accepted and SETTINGS.get(key) not in filters:
                 yield Finding("info", _at(config, f"{name}.{key}"), "accepted, and has no effect yet")
     yield from unenforced(config)
     for name, keys in _QUIET.items():
         for key in _set(config, name, keys):
             yield Finding("info", _at(config, f"{name}.{key}"), "accepted, and has no effect yet")
     for deployment in config.deployments:
+        selector = _selector(deployment, installed)
         for key in deployment.extra:
-            yield Finding("info", f"{deployment.where}.tianji_params.{key}", "accepted, and has no effect yet")
+            if key == "max_budget" or (key == "budget_duration" and "max_budget" in deployment.extra):
+                continue  # the budget-limiter's
+            if key not in SELECTOR_PARAMS:
+                yield Finding("info", f"{deployment.where}.tianji_params.{key}", "accepted, and has no effect yet")
+            elif selector is None:
+                mend = "It belongs to an entry whose `model` names a selector, such as `auto_router/<name>`"
+                yield Finding("warning", f"{deployment.where}.tianji_params.{key}", "has no effect here", mend)
 
 
 _GUARDS = {
     "tianji_settings": ("max_budget", "budget_duration"),
-    "router_settings": ("provider_budget_config", "enable_tag_filtering"),
     "general_settings": (
         "custom_auth",
         "max_parallel_requests",
@@ -107,10 +117,8 @@ _GUARDS = {
 """Typed keys that limit or protect and that nothing enforces yet. Whoever sets one must be told, also at a start."""
 _QUIET = {
     "tianji_settings": ("modify_params", "json_logs"),
-    "router_settings": ("retry_policy", "allowed_fails_policy", "enable_pre_call_checks", "default_priority"),
     "general_settings": (
-        "background_health_checks", "forward_client_headers_to_llm_api", "pass_through_endpoints",
-        "store_prompts_in_spend_logs",
+        "forward_client_headers_to_llm_api", "pass_through_endpoints", "store_prompts_in_spend_logs",
     ),
 }  # fmt: skip
 """Typed keys that nothing acts on yet and whose silence harms nobody."""
@@ -123,6 +131,15 @@ def unenforced(config: Config) -> Iterator[Finding]:
             yield Finding(
                 "warning", _at(config, f"{name}.{key}"), f"{key} is not enforced by this version", "Do not rely on it"
             )
+
+
+def _checks(config: Config) -> Iterator[Finding]:
+    """Pre-call checks of LiteLLM's that no filter does."""
+    path = _at(config, "router_settings.optional_pre_call_checks", "tianji_settings.optional_pre_call_checks")
+    for check in config.router.optional_pre_call_checks:
+        if check not in CHECKS:
+            known = ", ".join(CHECKS)
+            yield Finding("warning", path, f"the check {check!r} is not made by this version", f"There are: {known}")
 
 
 def _set(config: Config, section: str, keys: tuple[str, ...]) -> Iterator[str]:
@@ -140,7 +157,9 @@ def _plugins(config: Config, installed: Mapping[str, set[str]]) -> Iterator[Find
         used.setdefault((family, name), []).append((path, level))
 
     for deployment in config.deployments:
-        if deployment.provider != "*":
+        if (selector := _selector(deployment, installed)) is not None:
+            use("strategy", selector, deployment.where, "error")
+        elif deployment.provider != "*":
             use("provider", deployment.provider, deployment.where, "error")
     for guardrail in config.guardrails:
         use("guardrail", guardrail.plugin, guardrail.where, "error")
@@ -148,6 +167,11 @@ def _plugins(config: Config, installed: Mapping[str, set[str]]) -> Iterator[Find
         use("callback", callback.plugin, callback.where, "error" if callback.required else "warning")
     path = _at(config, "router_settings.routing_strategy", "tianji_settings.routing_strategy")
     use("strategy", config.router.routing_strategy, path, "error")
+    for name, key in wanted(config).items():
+        if key != REGION_KEY:
+            use("strategy", name, _at(config, key, key.replace("router_settings", "tianji_settings")), "error")
+        elif labelled := [one.where for one in config.deployments if one.region]:
+            use("strategy", name, f"{labelled[0]}.tianji_params.region", "info")
     if config.tianji_settings.cache:
         kind = str(config.tianji_settings.cache_params.get("type") or "local")
         path = _at(config, "tianji_settings.cache_params.type", "tianji_settings.cache")
@@ -196,6 +220,13 @@ class _Names:
         return Finding(level, path, f"there is no model group {name!r}: {effect}", mend)
 
 
+def astray(config: Config) -> Iterator[Finding]:
+    """Fallbacks and aliases that lead nowhere."""
+    names = _Names(config)
+    yield from _fallbacks(config, names)
+    yield from _aliases(config, names)
+
+
 def _fallbacks(config: Config, names: _Names) -> Iterator[Finding]:
     router = config.router
     for kind in _KINDS:
@@ -230,6 +261,23 @@ def _aliases(config: Config, names: _Names) -> Iterator[Finding]:
             yield Finding("error", path, f"the alias {alias!r} stands for itself", "Name a model group")
         elif target.model not in names:
             yield names.missing(target.model, path, "error", f"the alias {alias!r} leads nowhere")
+
+
+def _selector(deployment: DeploymentSpec, installed: Mapping[str, set[str]]) -> str | None:
+    return stand_in(deployment, installed.get("strategy", ()), installed.get("provider", ()))
+
+
+def _stand_ins(config: Config, names: _Names, installed: Mapping[str, set[str]]) -> Iterator[Finding]:
+    """Auto routers that will ask for an embedding model which is not there. One that is named is looked for later."""
+    default = "text-embedding-3-small"
+    for deployment in config.deployments:
+        if _selector(deployment, installed) is None or default in names:
+            continue
+        routes = deployment.extra.get("auto_router_config") or deployment.extra.get("auto_router_config_path")
+        if routes and not deployment.extra.get("auto_router_embedding_model"):
+            path = f"{deployment.where}.tianji_params"
+            message = f"there is no model group {default!r} to compare texts with: every call goes to the default model"
+            yield Finding("warning", path, message, "Add it, or name another in `auto_router_embedding_model`")
 
 
 def _duplicates(config: Config) -> Iterator[Finding]:

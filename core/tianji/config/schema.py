@@ -20,6 +20,8 @@ Period = Annotated[str, "period"]
 """A duration kept as written (`"30d"`, `"1mo"`), because a month has no fixed length. Numbers are seconds: `"60s"`."""
 Fallbacks = Annotated[dict[str, tuple[str, ...]], "fallbacks"]
 """Model group (or `*`) to the groups to try instead, in order."""
+RetryPolicies = Annotated[dict[str, dict[str, Any]], "retry policies"]
+"""Model group to `{num_retries, timeout, retry_after}` (the last two in seconds) or to counts by kind of failure."""
 Count = Annotated[int, "count"]
 """A whole number that is not negative."""
 Amount = Annotated[float, "amount"]
@@ -220,18 +222,24 @@ class RouterSettings(_Discreet, frozen=True, kw_only=True):
 
     routing_strategy: str = "simple-shuffle"
     routing_strategy_args: dict[str, Any] = {}
-    num_retries: Count = 2
+    num_retries: Count | None = None
+    """None: not configured. A call then makes three attempts, and goes on to a fallback before it repeats one."""
     retry_after: Seconds = 0.0
     timeout: Seconds | None = None
     """None here and in `tianji_settings.request_timeout`: no limit was configured."""
     stream_timeout: Seconds | None = None
+    """From sending to the first event of a stream."""
+    stream_idle_timeout: Seconds | None = None
+    """Between two reads of a stream. None: 300."""
     max_fallbacks: Count = 5
+    stream_commit_delay: Seconds = 0.0
+    continue_streams: bool = False
     allowed_fails: Count | None = None
     """None: not configured, which is not the same as the default number (health decides by rate then)."""
     cooldown_time: Seconds = 5.0
     disable_cooldowns: bool = False
     retry_policy: dict[str, Count] = {}
-    model_group_retry_policy: dict[str, dict[str, Any]] = {}
+    model_group_retry_policy: RetryPolicies = {}
     """Group to `{num_retries, timeout, retry_after}`, or to counts by error class as in `retry_policy`."""
     allowed_fails_policy: dict[str, Count] = {}
     fallbacks: Fallbacks = {}
@@ -241,6 +249,8 @@ class RouterSettings(_Discreet, frozen=True, kw_only=True):
     model_group_alias: dict[str, ModelAlias] = {}
     enable_pre_call_checks: bool = False
     optional_pre_call_checks: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    """Names of routing filters, beside those that other keys ask for."""
     enable_tag_filtering: bool = False
     tag_filtering_match_any: bool = True
     provider_budget_config: dict[str, ProviderBudget] = {}

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from tianji.dialects.base import objects
+from tianji.dialects.template import Template, learn
 from tianji.dialects.usage import from_openai, to_openai
 from tianji.errors import Failure, ProtocolError, classify
 from tianji.model import DONE, Call, Usage, decode_json, encode_json, sse_encode
@@ -76,8 +77,8 @@ class ChatMonitor:
     """
 
     __slots__ = (
-        "_closing", "_complete", "_every", "_failed", "_first", "_last", "_new", "_old", "_seen", "_wants", "call",
-        "delivered", "done", "finished", "kind", "model", "usage",
+        "_closing", "_complete", "_every", "_failed", "_first", "_last", "_new", "_old", "_seen", "_template", "_wants",
+        "call", "delivered", "done", "finished", "kind", "model", "usage",
     )  # fmt: skip
 
     def __init__(self, call: Call, kind: str = "chat.completion.chunk") -> None:
@@ -90,7 +91,7 @@ class ChatMonitor:
         self.finished = False
         """Every choice that was seen has its `finish_reason`."""
         self.done = False
-        """The upstream said `[DONE]`: whatever its connection does next is not part of the answer."""
+        """The upstream said `[DONE]` or an error: whatever its connection does next is not part of the answer."""
         self._seen: set[int] = set()
         self._complete: set[int] = set()
         self._every = _several(call.body)  # each event is looked at, to know of every choice
@@ -100,16 +101,24 @@ class ChatMonitor:
         self._closing: dict[str, Any] | None = None  # the usage chunk waits for the end: some servers go on after it
         self._old = b""
         self._new = b'"model":' + encode_json(call.model)
+        self._template: Template | None = None
 
     def feed(self, raw: bytes) -> bytes:
         if self._failed is not None:
             raise self._failed
+        if self._template is not None:
+            said = self._template.said(raw)
+            if said is not None:
+                self.delivered += 1
+                return said
         if self._first:
             self._check_first(raw)
         if self.model is None:
             self._find_model(raw)
         self.delivered += raw.count(b"data:")
-        if self._every or _NOTABLE.search(raw) is not None or _has_long_frames(raw):
+        whole = raw
+        plain = not (self._every or _NOTABLE.search(raw) is not None or _has_long_frames(raw))
+        if not plain:
             raw = self._inspect(raw)
         if not self._wants and _NULL_USAGE in raw:
             raw = raw.replace(_NULL_USAGE, b"")
@@ -117,6 +126,8 @@ class ChatMonitor:
             raw = raw.replace(self._old, self._new)
         if raw.count(b'"model"') != raw.count(self._new):
             raw = self._restamp(raw)
+        if plain:
+            self._template = learn(whole, raw) or self._template
         return raw
 
     def _check_first(self, raw: bytes) -> None:
@@ -168,6 +179,7 @@ class ChatMonitor:
                     if not out:
                         raise
                     self._failed = failure  # what came before it is good, and goes out first
+                    self.done = True
                     break
                 if kept is not None:
                     out.append(kept)

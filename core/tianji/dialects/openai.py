@@ -26,6 +26,11 @@ _TYPED: dict[str, tuple[type | tuple[type, ...], str]] = {
     "n": (int, "an integer"),
 }
 """Fields whose type is checked here, because the gateway reads them or every provider would refuse them."""
+_EXPECTED = {
+    field: frozenset({type(None), *(kinds if isinstance(kinds, tuple) else (kinds,))})
+    for field, (kinds, _) in _TYPED.items()
+}
+"""The types that need no closer look."""
 
 
 class OpenAIChat(Dialect):
@@ -50,7 +55,8 @@ class OpenAIChat(Dialect):
                 _check_parts(content, f"messages[{index}].content")
         if len(body) > 2:
             for field in body.keys() & _TYPED.keys():
-                optional(body, field, *_TYPED[field])
+                if type(body[field]) not in _EXPECTED[field]:
+                    optional(body, field, *_TYPED[field])
 
     def usage(self, body: dict[str, Any]) -> Usage | None:
         return from_openai(body.get("usage"))

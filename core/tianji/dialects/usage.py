@@ -73,6 +73,8 @@ def to_openai(usage: Usage) -> dict[str, Any]:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
     }
+    if usage == Usage(usage.input_tokens, usage.output_tokens, estimated=usage.estimated):
+        return body
     prompt = {
         "cached_tokens": usage.cache_read_tokens,
         "audio_tokens": usage.input_audio_tokens,

@@ -61,6 +61,12 @@ class SSEDecoder(Incremental):
         self._size = 0  # of `_kept`
 
     def _take(self, data: bytes, frames: list[Frame]) -> None:
+        if data[:6] == b"data: " and self._start is None and not (self._after_cr or self._partial or self._kept):
+            # Nearly every read of a stream: one event of one line, whole.
+            line = data[6:-4] if data.endswith(b"\r\n\r\n") else data[6:-2] if data.endswith(b"\n\n") else b"\n"
+            if b"\n" not in line and b"\r" not in line and len(data) <= self._limit:
+                frames.append(Frame("message", line))
+                return
         if self._start is not None:
             data = self._skip_bom(self._start + data)
         if self._after_cr and data:

@@ -6,6 +6,8 @@
     | guardrails  | `Guardrail` | `check(content, call) -> Verdict`                 | `pre_call`, `post_call` |
     | callbacks   | `Callback`  | `export(records)`                                 | `log`                 |
     | strategies  | `Strategy`  | `rank(call, candidates)`, `observe(attempt)`      | `route`               |
+    |             | `Filter`    | `keep(call, candidates)`                          | `narrow`              |
+    |             | `Selector`  | `choose(call)`                                    | `select`              |
     | extensions  | `Extension` | any hooks, marked with `@hookimpl`                | -                     |
 
 The sealed hooks are `@final`: pluggy would silently stop seeing an overridden one, so the type checker and the loader
@@ -17,13 +19,13 @@ from tianji.plugin.callback import Callback
 from tianji.plugin.extension import Extension
 from tianji.plugin.guardrail import Content, Guardrail, Verdict
 from tianji.plugin.provider import Provider
-from tianji.plugin.strategy import Strategy
+from tianji.plugin.strategy import Filter, Release, Routing, Selector, Strategy
 
 FAMILIES: dict[str, type[Plugin]] = {
     "providers": Provider,
     "guardrails": Guardrail,
     "callbacks": Callback,
-    "strategies": Strategy,
+    "strategies": Routing,
     "extensions": Extension,
 }
 """Folder = entry-point group suffix = family."""
@@ -42,10 +44,14 @@ __all__ = [
     "Callback",
     "Content",
     "Extension",
+    "Filter",
     "Guardrail",
     "Plugin",
     "PluginSettings",
     "Provider",
+    "Release",
+    "Routing",
+    "Selector",
     "Strategy",
     "Verdict",
     "convert_settings",

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from tianji.errors import ConfigError
-from tianji.model import Secret
+from tianji.model import Call, Secret
 from tianji.services import GatewayAPI
 
 
@@ -40,6 +40,15 @@ class Plugin:
         self.settings = settings
         self.instance = instance
         self.gateway = gateway
+
+    def explain(self, call: Call) -> dict[str, Any] | None:
+        """What the plugin would do with this call, without doing it: plain JSON, for whoever sent the call.
+
+        Asked for by `POST /v1/explain`. Changes nothing, and sends nothing. Raise the `Failure` with which the plugin
+        would refuse the call. What it cannot know without doing it, it names under `unknown`. None: it has nothing to
+        say.
+        """
+        return None
 
     def __repr__(self) -> str:
         return f"<{self.family}:{self.instance}>"

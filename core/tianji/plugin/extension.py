@@ -15,3 +15,7 @@ class Extension(Plugin):
 
     family: ClassVar[str] = "extensions"
     section: ClassVar[str] = ""
+    active: bool = True
+    """Extensions are there when they are installed, whether or not anybody wants them. One that the configuration does
+    not ask for says so in `configure` (`self.active = False`), and its hooks of calls are left out: they cost nothing.
+    """

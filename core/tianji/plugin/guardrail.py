@@ -108,6 +108,21 @@ class Guardrail(Plugin):
             return True
         return self.instance in call.principal.guardrails or self.instance in call.options.get("guardrails", ())
 
+    def explain(self, call: Call) -> dict[str, Any] | None:
+        """Whether it applies, and why; its verdict is not known before the check has run."""
+        applies = self.applies(call)
+        why = "it applies to no call that does not ask for it, and neither the request nor the key does"
+        if applies and self.default_on:
+            why = "it is always on"
+        elif applies and self.instance in call.principal.guardrails:
+            why = "the caller's key asks for it"
+        elif applies:
+            why = "the request asks for it"
+        modes = [mode for mode in MODES if mode in self.modes]
+        if applies and not self.modes.isdisjoint(("pre_call", "during_call")):
+            self._refuse_unreadable(call)
+        return {"applies": applies, "why": why, "modes": modes, "fail_open": self.fail_open}
+
     @final
     @hookimpl
     async def pre_call(self, call: Call) -> Reply | None:
@@ -146,14 +161,7 @@ class Guardrail(Plugin):
 
     async def _check_request(self, call: Call, *, rewrite: bool = True) -> None:
         dialect = dialects.get(call.dialect)
-        if field := dialect.unreadable(call.body):
-            # Whoever could send tokens instead of text would have switched the guardrail off.
-            raise Blocked(
-                f"Blocked by guardrail '{self.instance}': '{field}' holds token numbers, which it cannot read; "
-                "send text.",
-                param=field,
-                extra={"guardrail": self.instance},
-            )
+        self._refuse_unreadable(call)
         slots = dialect.texts(call.body)
         if not slots:
             return
@@ -162,6 +170,16 @@ class Guardrail(Plugin):
             body = copy.deepcopy(call.body)
             _fill(dialect.texts(body), verdict.texts)
             call.body = body
+
+    def _refuse_unreadable(self, call: Call) -> None:
+        if field := dialects.get(call.dialect).unreadable(call.body):
+            # Whoever could send tokens instead of text would have switched the guardrail off.
+            raise Blocked(
+                f"Blocked by guardrail '{self.instance}': '{field}' holds token numbers, which it cannot read; "
+                "send text.",
+                param=field,
+                extra={"guardrail": self.instance},
+            )
 
     async def _judge(self, content: Content, call: Call) -> Verdict:
         """Run the check under its own clock; a block and a failed check become Failures here."""

@@ -27,6 +27,11 @@ class Provider(Plugin):
     """A deployment without a key cannot work."""
     models: ClassVar[tuple[str, ...]] = ()
     """Model names to list for a wildcard, beside those of the price file."""
+    prefill: ClassVar[bool] = False
+    """Goes on with an answer whose beginning is the last message: an assistant's, marked `prefix: true` in a chat call.
+    Only where the vendor documents it; `prefills` says for which models."""
+    repeats_prefill: ClassVar[bool] = False
+    """The answer to such a call repeats that beginning before it goes on."""
 
     async def call(self, call: Call, deployment: Deployment) -> Reply:
         """Make one attempt. Raise an `UpstreamFailure`; never retry, never sleep."""
@@ -35,6 +40,10 @@ class Provider(Plugin):
     def serves(self, call: Call) -> bool:
         """Whether this provider can answer the call at all, natively or through chat."""
         return call.op in self.ops or call.dialect in self.native or (call.op == Op.COMPLETIONS and Op.CHAT in self.ops)
+
+    def prefills(self, call: Call, deployment: Deployment) -> bool:
+        """Whether this deployment can go on with the beginning of an answer. Asked only where `prefill` is set."""
+        return self.prefill
 
     @final
     @hookimpl

@@ -18,9 +18,11 @@ from tianji.errors import BadRequest, Failure, Internal, MethodNotAllowed, NotFo
 from tianji.gateway import Gateway
 from tianji.model import new_id
 from tianji.server.data_plane import Lane
+from tianji.server.explain import explain_request
 from tianji.server.guard import Guard
 from tianji.server.management import HANDLERS
 from tianji.server.openapi import docs_page, openapi_json
+from tianji.server.routing import ROUTING
 
 logger = logging.getLogger("tianji.server")
 
@@ -42,7 +44,7 @@ def create_app(gateway: Gateway) -> Callable[..., Awaitable[None]]:
     docs = gateway.config.general_settings.docs
     pages = [openapi_json, docs_page] if docs else []
     app = Litestar(
-        route_handlers=[*HANDLERS, *pages, *gateway.sealed.assembly.routes],
+        route_handlers=[*HANDLERS, *ROUTING, explain_request, *pages, *gateway.sealed.assembly.routes],
         lifespan=[lifespan],
         state=State({"gateway": gateway}),
         exception_handlers={Failure: _failure, HTTPException: _http, Exception: _fault},

@@ -101,8 +101,13 @@ class Endpoint:
                 watcher = asyncio.create_task(link.watch(receive))
             if task is not None:
                 link.leave = task.cancel
-            if not link.gone:
-                await self._serve(call, link)
+            if link.gone:
+                return
+            if call.op == Op.COUNT_TOKENS and not self._counted_upstream(call):
+                await self._estimate(call, link)
+            else:
+                sealed: Sealed = call.snapshot
+                await sealed.pipeline.run(call, self._client(sealed, link))
         except asyncio.CancelledError:
             if not link.gone or task is None:
                 raise
@@ -129,22 +134,21 @@ class Endpoint:
         call.snapshot = sealed
         return call
 
-    async def _serve(self, call: Call, link: Link) -> None:
-        sealed: Sealed = call.snapshot
-        if call.op == Op.COUNT_TOKENS and not self._counted_upstream(call):
-            body = b'{"input_tokens":%d}' % self.dialect.estimate(call.body)
-            headers = f"x-request-id: {call.id}\r\nx-tianji-estimated: true\r\ncontent-type: application/json\r\n"
-            await link.whole(200, headers.encode(), body)
-            return
+    def _client(self, sealed: Sealed, link: Link) -> Client:
         pipeline = sealed.pipeline
-        client = Client(
+        return Client(
             link,
             self.dialect,
             ledger=pipeline.ledger,
             both=sealed.config.spelling == "litellm",
             keep=pipeline.log.content,
         )
-        await pipeline.run(call, client)
+
+    async def _estimate(self, call: Call, link: Link) -> None:
+        """Answer a question for tokens without a provider."""
+        body = b'{"input_tokens":%d}' % self.dialect.estimate(call.body)
+        headers = f"x-request-id: {call.id}\r\nx-tianji-estimated: true\r\ncontent-type: application/json\r\n"
+        await link.whole(200, headers.encode(), body)
 
     def _counted_upstream(self, call: Call) -> bool:
         """Whether the model's own provider can count tokens. Where it cannot, the answer is an estimate and says so."""

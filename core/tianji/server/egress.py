@@ -17,6 +17,7 @@ from tianji import __version__, dialects
 from tianji.accounting import Charge
 from tianji.dialects import Dialect
 from tianji.errors import Failure, Internal
+from tianji.explain import header as explained
 from tianji.model import Call, Chunk, Deployment, Reply, encode_json, new_id
 from tianji.server.link import Link
 from tianji.services import Ledger
@@ -143,6 +144,8 @@ class Client:
             block += "".join(f"{name}: {clean(value)}\r\n" for name, value in reply.headers.items())
         if call.timing is not None:
             block += f"server-timing: {server_timing(call)}\r\n"
+        if call.plan is not None:
+            block += f"x-tianji-explain: {explained(call)}\r\n"
         return block
 
 

@@ -10,10 +10,12 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from tianji.chance import seed_of
 from tianji.dialects import Dialect
 from tianji.dialects.base import type_name
 from tianji.errors import BadRequest, TooLarge
 from tianji.model import Call, Ingress, Op, Principal, decode_json
+from tianji.plan import Plan
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -24,6 +26,8 @@ MAX_NAME = 512
 """Characters of a model's name, which becomes a key in memory and a header."""
 MAX_FALLBACKS = 20
 MAX_RETRIES = 10
+LAST = 255
+"""The lowest priority; 0 is the highest."""
 OWN_FIELDS = frozenset(
     {
         "fallbacks", "disable_fallbacks", "num_retries", "timeout", "request_timeout", "stream_timeout", "guardrails",
@@ -34,11 +38,13 @@ OWN_FIELDS = frozenset(
 )  # fmt: skip
 """Taken out of the body before anyone else sees it."""
 _REFUSED = frozenset({"api_base", "base_url", "api_key", "api_version", "user_config"})
+_OURS = OWN_FIELDS | _REFUSED | {"metadata"}
 _HEADER_OPTIONS = ("timeout", "num-retries", "tags", "stream-timeout")
+_CALL_HEADERS = (b"call-id", b"strict", b"timing", b"explain", b"seed")
 _OWN_HEADERS = frozenset(
     prefix + name
     for prefix in (b"x-tianji-", b"x-litellm-")
-    for name in (b"call-id", b"strict", b"timing", *(option.encode() for option in _HEADER_OPTIONS))
+    for name in (*_CALL_HEADERS, *(option.encode() for option in _HEADER_OPTIONS))
 )
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -86,8 +92,8 @@ def decode_body(raw: bytes) -> dict[str, Any]:
         raise BadRequest(
             f"The body must be a JSON object, got {type_name(body)}.", param="request_body", code="invalid_json"
         )
-    # Few brackets cannot nest deeply, so an ordinary body is not walked.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deep(body):
+    # Few bytes or brackets cannot nest deeply, so an ordinary body is not walked.
+    if len(raw) > 2 * MAX_DEPTH and raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deep(body):
         raise _too_deep()
     return body
 
@@ -140,7 +146,7 @@ def make_call(
         )
     dialect.check(body)
     options: dict[str, Any] = {}
-    if not OWN_FIELDS.isdisjoint(body) or not _REFUSED.isdisjoint(body) or "metadata" in body:
+    if not _OURS.isdisjoint(body):
         body, changed = _own_fields(body, options, guardrails)
         kept = None if changed else kept
     call = Call(
@@ -155,7 +161,6 @@ def make_call(
         options=options,
     )
     _headers(call, ingress.headers, options)
-    call.options = options  # an empty mapping was not kept, and headers may have filled it since
     return call
 
 
@@ -200,8 +205,10 @@ def _check_options(options: dict[str, Any], guardrails: Any) -> None:
         ("timeout", (int, float), "a number of seconds"),
         ("stream_timeout", (int, float), "a number of seconds"),
         ("num_retries", (int,), "an integer"),
+        ("priority", (int,), "an integer"),
         ("fallbacks", (list,), "an array of model names"),
         ("tags", (list,), "an array of strings"),
+        ("allowed_model_region", (str,), "a string"),
         ("guardrails", (list,), "an array of guardrail names"),
         ("cache", (dict,), "an object"),
     ):
@@ -215,14 +222,23 @@ def _check_options(options: dict[str, Any], guardrails: Any) -> None:
     for field in ("timeout", "stream_timeout"):
         if (seconds := options.get(field)) is not None and seconds <= 0:
             raise BadRequest(f"'{field}' must be more than 0 seconds.", param=field, code="invalid_value")
+    if not 0 <= options.get("priority", 0) <= LAST:
+        raise BadRequest(f"'priority' must be from 0 to {LAST}.", param="priority", code="invalid_value")
     if (retries := options.get("num_retries")) is not None:
         if retries < 0:
             raise BadRequest("'num_retries' must be 0 or more.", param="num_retries", code="invalid_value")
         options["num_retries"] = min(retries, MAX_RETRIES)
     if "fallbacks" in options:
         options["fallbacks"] = _fallbacks(options["fallbacks"])
-    if "tags" in options:
-        options["tags"] = [tag for tag in options["tags"] if isinstance(tag, str)]
+    for index, tag in enumerate(options.get("tags", ())):
+        if type(tag) is not str:
+            raise BadRequest(
+                f"Invalid type for 'tags[{index}]': expected a string, got {type_name(tag)}.",
+                param=f"tags[{index}]",
+                code="invalid_type",
+            )
+    if not options.get("allowed_model_region", "any").strip():
+        raise BadRequest("'allowed_model_region' is empty.", param="allowed_model_region", code="invalid_value")
     if "request_timeout" in options:
         options.setdefault("timeout", options["request_timeout"])
     wanted = options.get("guardrails")
@@ -267,10 +283,23 @@ def _headers(call: Call, headers: Mapping[bytes, bytes], options: dict[str, Any]
         call.strict = True
     if get(b"x-tianji-timing") == b"1":
         call.timing = []
+    if call.principal.is_admin:
+        if (seed := get(b"x-tianji-seed")) is not None:
+            call.seed = seed_in(seed.decode("latin-1"), "x-tianji-seed")
+        if get(b"x-tianji-explain") == b"1":
+            call.seed = seed_of(call.id) if call.seed is None else call.seed
+            call.plan = Plan()
     for name in _HEADER_OPTIONS:
         value = get(b"x-tianji-" + name.encode()) or get(b"x-litellm-" + name.encode())
         if value is not None:
             _header_option(name, value.decode("latin-1"), options)
+
+
+def seed_in(text: str, param: str) -> int:
+    """The seed that a header or a query names."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 20 or int(text) >= 2**64:
+        raise BadRequest(f"'{param}' must be a whole number from 0 to 2^64 - 1.", param=param, code="invalid_value")
+    return int(text)
 
 
 def _header_option(name: str, text: str, options: dict[str, Any]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from litestar import Request, Response, get
 from litestar.datastructures import State
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 
 from tianji.errors import Forbidden, UnknownModel
 from tianji.gateway import Gateway, Sealed
-from tianji.model import Ingress, Principal
+from tianji.health_state import DeploymentHealth
+from tianji.model import Deployment, Ingress, Principal
 from tianji.router import granted
 
 CREATED = 1677610602
@@ -79,23 +82,61 @@ async def readiness(request: Request[Any, Any, State]) -> Response[dict[str, Any
     return Response({"status": "degraded" if degraded else "healthy"})
 
 
-@get("/health", summary="Deployments, and which of them are cooling down", tags=["health"])
-async def health(request: Request[Any, Any, State]) -> dict[str, Any]:
+@get("/health", summary="Deployments: which are used, which are put aside, and what the checks found", tags=["health"])
+async def health(request: Request[Any, Any, State], model: FromQuery[str | None] = None) -> dict[str, Any]:
     sealed = await administrator(request)
     healthy: list[dict[str, Any]] = []
     unhealthy: list[dict[str, Any]] = []
-    for one in sealed.router.deployments:
-        seconds = sealed.health.cooling(one)
-        fact: dict[str, Any] = {"model_id": one.id, "model_group": one.group, "model": f"{one.provider}/{one.model}"}
-        if seconds:
-            fact |= {"cooling_for": round(seconds, 3), "reason": sealed.health.state(one).reason}
-        (unhealthy if seconds else healthy).append(fact)
+    for one in _asked_for(sealed, model):
+        row = _endpoint(sealed.health.report(one))
+        (healthy if row["state"] == "healthy" and "error" not in row else unhealthy).append(row)
     return {
         "healthy_endpoints": healthy,
         "unhealthy_endpoints": unhealthy,
         "healthy_count": len(healthy),
         "unhealthy_count": len(unhealthy),
     }
+
+
+def _asked_for(sealed: Sealed, model: str | None) -> Sequence[Deployment]:
+    """All deployments, or those of a model group, an alias or an id. Raises `UnknownModel`."""
+    if not model:
+        return sealed.router.deployments
+    ids = {one.id for one in sealed.router.find(model).deployments}
+    return [one for one in sealed.router.deployments if one.id in ids]
+
+
+def _endpoint(known: DeploymentHealth) -> dict[str, Any]:
+    """What is known of a deployment. `error`: what the last check said, where it failed."""
+    one, check = known.deployment, known.check
+    row: dict[str, Any] = {
+        "model_id": one.id,
+        "model_group": one.group,
+        "model": f"{one.provider}/{one.model}",
+        "state": known.state,
+        "in_flight": known.in_flight,
+        "successes": known.successes,
+        "failures": known.failures,
+        "last_check": None,
+    }
+    if one.api_base:
+        row["api_base"] = _bare(one.api_base)
+    if known.state != "healthy":
+        row |= {"reason": known.reason, "cooling_for": round(known.cooling_for, 3)}
+    if check is not None:
+        row["last_check"] = {"at": round(check.at, 3), "ok": check.ok, "error": check.error or None}
+        if not check.ok:
+            row["error"] = check.error
+    return row
+
+
+def _bare(url: str) -> str:
+    """A URL without what may be secret in it: user, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    except ValueError:
+        return ""
 
 
 @get("/health/plugins", summary="Plugins in use, their state and counters", tags=["health"])
@@ -106,6 +147,10 @@ async def plugins(request: Request[Any, Any, State]) -> dict[str, Any]:
     rows = []
     for plugin in sealed.registry.row():
         row: dict[str, Any] = {"family": plugin.family, "instance": plugin.instance, "name": plugin.name, "state": "ok"}
+        if isinstance(counts := getattr(plugin, "counts", None), dict):
+            row["counts"] = counts
+        if not getattr(plugin, "active", True):
+            row["state"] = "inactive"
         outlet = outlets.get(f"{plugin.family}:{plugin.instance}")
         if outlet is not None:
             row |= {

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -181,7 +182,7 @@ def _renewed(gateway: Gateway, load: Callable[[], Config], since: int) -> tuple[
     """
     now = time.time_ns()
     try:
-        return Gateway(load(), gateway.catalogue), now
+        return Gateway(load(), gateway.catalogue, shared=gateway.shared), now
     except TianjiError as error:
         logger.error("the new worker begins with the configuration of the start: %s", error)
         return gateway, since
@@ -209,6 +210,8 @@ def _supervise(
             except KeyboardInterrupt:
                 status = 0
             finally:
+                if gateway.shared is not None and os.getppid() != parent:  # nobody else is left to clear up
+                    shutil.rmtree(gateway.shared, ignore_errors=True)
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)

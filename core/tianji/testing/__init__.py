@@ -21,7 +21,12 @@ _EXPORTS = {
     "GuardrailSuite": "tianji.testing.suites.guardrail",
     "CallbackSuite": "tianji.testing.suites.callback",
     "StrategySuite": "tianji.testing.suites.strategy",
+    "FilterSuite": "tianji.testing.suites.filter",
+    "SelectorSuite": "tianji.testing.suites.selector",
     "ExtensionSuite": "tianji.testing.suites.extension",
+    # services
+    "CountersSuite": "tianji.testing.suites.services",
+    "KVSuite": "tianji.testing.suites.services",
     # golden exchanges
     "Golden": "tianji.testing.goldens",
     "load_goldens": "tianji.testing.goldens",
@@ -86,7 +91,11 @@ if TYPE_CHECKING:
     from tianji.testing.purity import nothing_impure as nothing_impure
     from tianji.testing.suites.callback import CallbackSuite as CallbackSuite
     from tianji.testing.suites.extension import ExtensionSuite as ExtensionSuite
+    from tianji.testing.suites.filter import FilterSuite as FilterSuite
     from tianji.testing.suites.guardrail import GuardrailSuite as GuardrailSuite
     from tianji.testing.suites.provider import ProviderSuite as ProviderSuite
+    from tianji.testing.suites.selector import SelectorSuite as SelectorSuite
+    from tianji.testing.suites.services import CountersSuite as CountersSuite
+    from tianji.testing.suites.services import KVSuite as KVSuite
     from tianji.testing.suites.strategy import StrategySuite as StrategySuite
     from tianji.testing.upstream import Upstream as Upstream

@@ -7,6 +7,7 @@ Ids are fixed rather than fresh: the same arguments give an equal result, which 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any, TypeVar
 
 from tianji import dialects, pricing
@@ -71,7 +72,12 @@ def make_call(
         options=options,
     )
     call.id = call.call_id = id
+    call.seed = next(_seeds)
     return call
+
+
+_seeds = count(1)
+"""Calls of one id would all throw the same dice."""
 
 
 def _op_of(dialect: str) -> Op:

@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tianji.errors import PluginError
+from tianji.errors import Failure, PluginError, Unavailable
+from tianji.health_state import GatewayHealth
 from tianji.ledger import MemoryLedger
 from tianji.memory import MemoryCounters, MemoryKV
 from tianji.model import Call, Chunk, Deployment, Reply, Wire, decode_json, encode_json
@@ -93,6 +94,12 @@ class FakeGateway:
         self.jobs: list[Job] = []
         """What `every` was given; `await job.run()` is one turn."""
         self.needed: set[type[Any]] = set()
+        self.asked: list[Call] = []
+        """What was given to `ask`, in order."""
+        self.replies: deque[Reply | Failure] = deque()
+        """What `ask` answers, one after the other."""
+        self.known = GatewayHealth((), retries_left=20.0, retries_denied=0)
+        """What `health` answers."""
         self._answers: deque[Answer | Exception] = deque()
         self._spawned: list[tuple[str, Awaitable[None]]] = []
         self._http: httpx.AsyncClient | None = None
@@ -110,6 +117,14 @@ class FakeGateway:
 
     def provide(self, service: type[T], implementation: T) -> None:
         self.services[service] = implementation
+
+    async def ask(self, call: Call) -> Reply:
+        """The next of `replies`; a `Failure` is raised, and so is `Unavailable` where none is left."""
+        self.asked.append(call)
+        reply = self.replies.popleft() if self.replies else Unavailable("No reply was scripted.")
+        if isinstance(reply, Failure):
+            raise reply
+        return reply
 
     async def run_spawned(self) -> None:
         """Run what `spawn` collected, to its end, in order."""
@@ -180,6 +195,9 @@ class FakeGateway:
             chunks = read_stream(provider, call, body, framing=wire.framing)
             return Reply(stream=_replay(chunks), media_type="text/event-stream")
         return Reply(provider.decode(call, whole_answer(body)))
+
+    def health(self) -> GatewayHealth:
+        return self.known
 
     def spawn(self, job: Awaitable[None], *, name: str) -> None:
         self._spawned.append((name, job))

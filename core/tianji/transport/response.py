@@ -87,24 +87,26 @@ class Response:
             elif self._error is not None:
                 raise self._error
             else:
-                await self._arrival(timeout)
+                waiter = self._wait(timeout)
+                try:
+                    await waiter
+                except BaseException:
+                    self.close()
+                    raise
 
-    async def _arrival(self, timeout: float) -> None:
-        """Wait until the connection has something new: bytes, the end or an error."""
+    def _wait(self, timeout: float) -> asyncio.Future[None]:
+        """A future for when the connection has something new: bytes, the end or an error."""
         conn = self._conn
         if conn is None or conn.waiter is not None:
             raise RuntimeError("a response has one reader")
         conn.clock = "idle_timeout"
-        conn.deadline = min(monotonic() + timeout, conn.total_at)
+        until = monotonic() + timeout
+        conn.deadline = until if until < conn.total_at else conn.total_at
         conn.size = 0
         if conn.paused:
             conn.resume()
         waiter = conn.waiter = conn.loop.create_future()
-        try:
-            await waiter
-        except BaseException:
-            self.close()
-            raise
+        return waiter
 
     def _inflate(self, inflater: Inflater) -> bytes:
         try:

@@ -1,38 +1,48 @@
-"""The conformance suite, the numbers, and the route."""
+"""The conformance suite, the numbers, the health of deployments, and the route."""
 
+import asyncio
 import os
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
+from time import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from litestar import Litestar, Request, Response
 from litestar.datastructures import State
+from msgspec.structs import replace
 from tianji_callback_prometheus import Prometheus
 
-from tianji import ConfigError, Cost, Failure, Unauthorized, Usage
+from tianji import Call, ConfigError, Cost, DeploymentHealth, Failure, GatewayHealth, Selector, Unauthorized, Usage
 from tianji.testing import (
     CallbackSuite,
     FakeAssembly,
+    FakeGateway,
     Upstream,
     assert_imports_light,
     make_attempt,
+    make_deployment,
     make_plugin,
     make_principal,
     make_record,
 )
-from tianji.testing.gateway import gateway
+from tianji.testing.gateway import RunningGateway, gateway
 
 
 def make(**settings: Any) -> Prometheus:
     return make_plugin(Prometheus, settings)
 
 
-def values(callback: Prometheus) -> dict[str, float]:
+def values(callback: Prometheus, health: GatewayHealth | None = None) -> dict[str, float]:
     """Every sample of the text: name with labels, and value."""
-    lines = callback.render().decode().splitlines()
+    return samples(callback.render(health).decode())
+
+
+def samples(text: str) -> dict[str, float]:
+    lines = text.splitlines()
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
@@ -124,6 +134,68 @@ def test_bad_settings(settings: dict[str, Any]) -> None:
 
 def test_the_import_is_light() -> None:
     assert_imports_light("tianji_callback_prometheus", without=("prometheus_client", "litestar"))
+
+
+# -- the health of deployments -----------------------------------------------------------------------------------------
+
+
+def told(**fields: Any) -> DeploymentHealth:
+    fields.setdefault("deployment", make_deployment(id="d", group="g", provider="p"))
+    return DeploymentHealth(**fields)
+
+
+ONE = '{model="g",model_id="d",provider="p"}'
+
+
+@pytest.mark.parametrize(("state", "value"), [("healthy", 0), ("probing", 1), ("doubted", 1), ("ejected", 2)])
+def test_states_have_litellms_numbers(state: Any, value: int) -> None:
+    health = GatewayHealth((told(state=state, cooling_for=2.5, cooldowns=3),), retries_left=19.5, retries_denied=4)
+    said = values(make(), health)
+    assert said[f"tianji_deployment_state{ONE}"] == value
+    assert said[f"tianji_deployment_cooldown_seconds{ONE}"] == 2.5
+    assert said[f"tianji_deployment_cooled_down_total{ONE}"] == 3
+    assert said["tianji_retry_budget_tokens"] == 19.5
+    assert said["tianji_retries_denied_total"] == 4
+
+
+def test_what_is_not_known_has_no_series() -> None:
+    health = GatewayHealth((told(), told(deployment=make_deployment(id="e"), in_flight=0)), 20.0, 0)
+    said = values(make(), health)
+    assert [name for name in said if name.startswith("tianji_deployment_in_flight")] == [
+        'tianji_deployment_in_flight{model="test-model",model_id="e",provider="test"}'
+    ]
+    assert not any("last_check" in name for name in said)
+    assert sum(name.startswith("tianji_deployment_state") for name in said) == 2
+
+
+async def test_names_of_the_configuration_cannot_break_the_text() -> None:
+    odd = make_deployment(id='a"b\\c', group="two\nlines", provider="p")
+    text = make().render(GatewayHealth((told(deployment=odd),), 20.0, 0)).decode()
+    assert 'tianji_deployment_state{model="two\\nlines",model_id="a\\"b\\\\c",provider="p"} 0.0' in text.splitlines()
+
+
+async def test_health_is_read_at_a_scrape_and_stays_the_administrators() -> None:
+    fake = FakeGateway()
+    callback = Prometheus(Prometheus.Settings(), instance="p", gateway=fake)
+    await callback.export([make_record()])
+    for seconds in (3.0, 0.0):
+        fake.known = GatewayHealth((told(state="doubted", cooling_for=seconds),), retries_left=1.0, retries_denied=0)
+        said = samples((await get(callback, "/metrics", "admin"))[2].decode())
+        assert said[f"tianji_deployment_cooldown_seconds{ONE}"] == seconds
+        assert said[f'tianji_requests_total{{{BOTH},status="success"}}'] == 1
+    fake.known = GatewayHealth((), retries_left=1.0, retries_denied=0)
+    assert b"tianji_deployment_state{" not in (await get(callback, "/metrics", "admin"))[2], "it went away"
+    assert b"tianji_deployment" not in (await get(callback, "/metrics", "user"))[2]
+
+
+def test_a_worker_that_shares_its_numbers_says_whose_health_it_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    said = values(make(), GatewayHealth((told(cooldowns=1),), retries_left=20.0, retries_denied=0))
+    pid = f'pid="{os.getpid()}"'
+    assert said[f'tianji_deployment_cooled_down_total{{model="g",model_id="d",{pid},provider="p"}}'] == 1
+    assert said[f"tianji_retry_budget_tokens{{{pid}}}"] == 20.0
 
 
 # -- the route ---------------------------------------------------------------------------------------------------------
@@ -225,3 +297,70 @@ async def test_a_whole_gateway() -> None:
     assert 'tianji_requests_total{model="m",provider="openai",status="success"} 1.0' in text
     assert 'tianji_tokens_total{model="m",provider="openai",type="input"} 7.0' in text
     assert "made-up" not in text
+
+
+async def scraped(gw: RunningGateway) -> dict[str, float]:
+    return samples((await gw.client.get("/metrics")).text)
+
+
+def of(said: dict[str, float], metric: str) -> dict[str, float]:
+    """The values of one metric of deployments, by the deployment's id."""
+    start = f"tianji_deployment_{metric}{{"
+    found = {name: value for name, value in said.items() if name.startswith(start)}
+    return {name.split('model_id="')[1].partition('"')[0]: value for name, value in found.items()}
+
+
+class AlwaysM(Selector):
+    name = "always-m"
+
+    async def choose(self, call: Call) -> str:
+        return "m"
+
+
+def served(sick: Upstream, well: Upstream) -> dict[str, Any]:
+    """A group of `a`, `b` and `c`, which are throttled, and `w`, which answers; and a stand-in for it."""
+    sick.reply(status=429, json={"error": {"message": "slow"}}, headers={"retry-after": "30"})
+    well.reply(json={"id": "1", "object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop"}]})
+
+    def one(name: str, up: Upstream, order: int, **params: Any) -> dict[str, Any]:
+        params = {"model": "openai/gpt", "api_base": up.url, "api_key": "sk-x", "order": order, **params}
+        info = {"id": name, "disable_background_health_check": up is sick}
+        return {"model_name": "m", "tianji_params": params, "model_info": info}
+
+    pool = [one("a", sick, 1), one("b", sick, 2), one("c", sick, 3), one("w", well, 4, max_parallel_requests=3)]
+    return {
+        "model_list": [*pool, {"model_name": "stand-in", "tianji_params": {"model": "always-m/x"}}],
+        "tianji_settings": {"callbacks": ["prometheus"]},
+        "router_settings": {"num_retries": 5},
+    }
+
+
+async def test_the_health_of_a_running_gateways_deployments() -> None:
+    """Three are put aside one after the other; a reload takes two of them away; a check finds the one that is well."""
+    async with AsyncExitStack() as stack:
+        sick, well = [await stack.enter_async_context(Upstream()) for _ in range(2)]
+        gw = await stack.enter_async_context(gateway(served(sick, well), plugins=[Prometheus, AlwaysM]))
+        said = await scraped(gw)
+        assert of(said, "state") == {"a": 0, "b": 0, "c": 0, "w": 0}
+        assert set(of(said, "cooled_down_total").values()) == {0}
+        assert (said["tianji_retry_budget_tokens"], said["tianji_retries_denied_total"]) == (20.0, 0.0)
+
+        assert (await gw.chat("stand-in")).status_code == 200
+        said = await scraped(gw)
+        assert of(said, "state") == {"a": 2, "b": 2, "c": 1, "w": 0}, "at most half is ejected"
+        assert of(said, "cooled_down_total") == {"a": 1, "b": 1, "c": 1, "w": 0}
+        assert all(25 < of(said, "cooldown_seconds")[name] <= 30 for name in "abc")
+        assert of(said, "cooldown_seconds")["w"] == 0
+        assert of(said, "in_flight") == {"w": 0}, "the others' are not counted"
+        assert of(said, "last_check_ok") == {}
+
+        old = gw.gateway.config
+        checked = replace(old.general_settings, background_health_checks=True, health_check_interval=1)
+        left = (old.deployments[0], old.deployments[3])
+        await gw.gateway.reload(replace(old, deployments=left, general_settings=checked))
+        assert of(await scraped(gw), "state") == {"a": 2, "w": 0}, "what is gone has no series, what stays its state"
+        while not of(said := await scraped(gw), "last_check_ok"):
+            await asyncio.sleep(0.02)
+        assert of(said, "last_check_ok") == {"w": 1}
+        assert of(said, "last_check_timestamp_seconds")["w"] == pytest.approx(time(), abs=5)
+        assert of(said, "cooled_down_total") == {"a": 1, "w": 0}

@@ -1,20 +1,32 @@
-"""Prometheus: counters and histograms of finished calls, served at `/metrics`.
+"""Prometheus: counters and histograms of finished calls, and the health of deployments, served at `/metrics`.
 
-Names are those of TianjiLLM (`tianji_request_total_latency`, `tianji_tokens_total`, …), after LiteLLM's. How many label
-values there can be is bounded, whatever clients ask for.
+Health is read when a scrape asks for it, and costs nothing otherwise. Names are those of TianjiLLM
+(`tianji_request_total_latency`, `tianji_tokens_total`, …), after LiteLLM's. How many label values there can be is
+bounded, whatever clients ask for.
 
 Docs: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from secrets import compare_digest
 from typing import Any
 
 import msgspec
 
-from tianji import Attempt, Callback, ConfigError, Forbidden, Ingress, PluginSettings, Record, Secret, hookimpl
+from tianji import (
+    Attempt,
+    Callback,
+    ConfigError,
+    Forbidden,
+    GatewayHealth,
+    Ingress,
+    PluginSettings,
+    Record,
+    Secret,
+    hookimpl,
+)
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -27,6 +39,8 @@ _TOKENS = {
     "cache_write": "cache_write_tokens",
     "reasoning": "reasoning_tokens",
 }
+_STATES = {"healthy": 0, "probing": 1, "doubted": 1, "ejected": 2}
+"""LiteLLM's `deployment_state`: 0 healthy, 1 a partial outage, 2 a complete one."""
 
 
 class Metrics(msgspec.Struct, frozen=True):
@@ -84,7 +98,8 @@ class Prometheus(Callback):
         @get(self.settings.path, summary="Metrics in Prometheus' text format", tags=["health"])
         async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
             await self.admit(request)
-            return Response(await asyncio.to_thread(self.render), media_type=CONTENT_TYPE_LATEST)
+            health = self.gateway.health()  # here, on the loop, where nothing changes meanwhile
+            return Response(await asyncio.to_thread(self.render, health), media_type=CONTENT_TYPE_LATEST)
 
         app.add_route(metrics)
 
@@ -102,17 +117,25 @@ class Prometheus(Callback):
         if not principal.is_admin:
             raise Forbidden("Only an administrator may read the metrics.")
 
-    def render(self) -> bytes:
-        """All metrics as text: of this process, or of all workers where they share PROMETHEUS_MULTIPROC_DIR."""
+    def render(self, health: GatewayHealth | None = None) -> bytes:
+        """All metrics as text: of this process, or of all workers where they share PROMETHEUS_MULTIPROC_DIR.
+
+        `health` is this process's in any case, and then says so with a label `pid`. None: it is left out.
+        """
         from prometheus_client import CollectorRegistry, generate_latest
 
-        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            return generate_latest(self.registry)
-        from prometheus_client.multiprocess import MultiProcessCollector
+        registry, shared = self.registry, bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        if shared:
+            from prometheus_client.multiprocess import MultiProcessCollector
 
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no annotations
-        return generate_latest(registry)
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # it has no annotations
+        text = generate_latest(registry)
+        if health is None:
+            return text
+        own = CollectorRegistry()
+        own.register(_Health(health, {"pid": str(os.getpid())} if shared else {}))
+        return text + generate_latest(own)
 
     async def export(self, records: Sequence[Record]) -> None:
         await asyncio.to_thread(self._count, records)  # some 30 µs a record
@@ -173,6 +196,55 @@ class Prometheus(Callback):
                 return OTHER, OTHER
             self._pairs.add(pair)
         return pair
+
+
+class _Health:
+    """What one scrape says of the deployments and of the retry budget: a collector for a registry of its own.
+
+    `labels` are added to each series.
+    """
+
+    def __init__(self, health: GatewayHealth, labels: Mapping[str, str]) -> None:
+        self.health = health
+        self.labels = labels
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        names = tuple(self.labels)
+        left = GaugeMetricFamily("tianji_retry_budget_tokens", "Retries that all calls may still make.", labels=names)
+        left.add_metric(tuple(self.labels.values()), self.health.retries_left)
+        denied = CounterMetricFamily(
+            "tianji_retries_denied_total", "Retries that the budget did not allow.", labels=names
+        )
+        denied.add_metric(tuple(self.labels.values()), self.health.retries_denied)
+        yield from (left, denied)
+        yield from self._deployments((*names, "model", "provider", "model_id"))
+
+    def _deployments(self, names: Sequence[str]) -> Sequence[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        def gauge(name: str, text: str) -> Any:
+            return GaugeMetricFamily(f"tianji_deployment_{name}", text, labels=names)
+
+        state = gauge("state", "0 healthy; 1 partial outage: doubted, or being probed; 2 complete outage: ejected.")
+        cooldown = gauge("cooldown_seconds", "Seconds until a deployment that was put aside is tried again.")
+        cooled = CounterMetricFamily("tianji_deployment_cooled_down_total", "Times put aside.", labels=names)
+        in_flight = gauge("in_flight", "Attempts under way, where max_parallel_requests has them counted.")
+        checked = gauge("last_check_timestamp_seconds", "When the last background check ended.")
+        check_ok = gauge("last_check_ok", "Whether the last background check was answered.")
+        for known in self.health.deployments:
+            one = known.deployment
+            values = (*self.labels.values(), one.group, one.provider, one.id)
+            state.add_metric(values, _STATES[known.state])
+            cooldown.add_metric(values, known.cooling_for)
+            cooled.add_metric(values, known.cooldowns)
+            if known.in_flight is not None:
+                in_flight.add_metric(values, known.in_flight)
+            if known.check is not None:
+                checked.add_metric(values, known.check.at)
+                check_ok.add_metric(values, known.check.ok)
+        return state, cooldown, cooled, in_flight, checked, check_ok
 
 
 def _metrics(registry: Any) -> Metrics:

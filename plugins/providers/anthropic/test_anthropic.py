@@ -343,3 +343,27 @@ def test_damaged_chat_requests_are_encoded_or_refused() -> None:
         except BadRequest:
             continue
     assert encoded > 400
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "goes_on"),
+    [
+        ("claude-sonnet-4-5-20250929", {}, True),
+        ("claude-3-5-haiku-latest", {"thinking": {"type": "disabled"}}, True),
+        ("claude-sonnet-4-5", {"thinking": {"type": "enabled", "budget_tokens": 1024}}, False),
+        ("claude-sonnet-4-5", {"reasoning_effort": "low"}, False),
+        ("claude-sonnet-4-5", {"reasoning_effort": "none"}, True),
+        ("claude-opus-4-6", {}, False),
+        ("claude-sonnet-5", {}, False),
+        ("an-alias", {}, False),
+    ],
+)
+def test_models_that_go_on_from_a_prefill(model: str, fields: dict[str, Any], goes_on: bool) -> None:
+    call = make_call({"model": "group", "messages": HELLO, **fields})
+    assert provider().prefills(call, make_deployment(provider="anthropic", model=model)) is goes_on
+
+
+def test_a_prefill_goes_out_without_its_mark() -> None:
+    body, dropped = chat(messages=[*HELLO, {"role": "assistant", "content": "Hi", "prefix": True}])
+    assert body["messages"][-1] == {"role": "assistant", "content": [{"type": "text", "text": "Hi"}]}
+    assert dropped == ()

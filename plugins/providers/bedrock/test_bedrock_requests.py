@@ -342,3 +342,24 @@ def test_schema_travels_as_text() -> None:
     body = sent(response_format={"type": "json_schema", "json_schema": {"name": "n", "schema": schema}})
     definition = body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
     assert decode_json(definition["schema"]) == {**schema, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "goes_on"),
+    [
+        (CLAUDE, {}, True),
+        (CLAUDE, {"reasoning_effort": "low"}, False),
+        (CLAUDE, {"thinking": {"type": "enabled", "budget_tokens": 1024}}, False),
+        ("us.anthropic.claude-opus-4-6-v1", {}, False),
+        (NOVA, {}, False),
+    ],
+)
+def test_models_that_go_on_from_a_prefill(model: str, fields: dict[str, Any], goes_on: bool) -> None:
+    call = make_call({"model": "group", "messages": USER, **fields})
+    assert BEDROCK.prefills(call, make_deployment(model=model)) is goes_on
+
+
+def test_a_prefill_goes_out_without_its_mark() -> None:
+    body, dropped = request(messages=[*USER, {"role": "assistant", "content": "Hi", "prefix": True}])
+    assert body["messages"][-1] == {"role": "assistant", "content": [{"text": "Hi"}]}
+    assert dropped == ()

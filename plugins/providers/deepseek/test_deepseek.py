@@ -6,7 +6,7 @@ import pytest
 from tianji_provider_deepseek import DeepSeek
 
 from tianji import usage_from_openai
-from tianji.testing import ProviderSuite, make_call
+from tianji.testing import ProviderSuite, make_call, make_deployment
 
 
 class TestDeepSeek(ProviderSuite):
@@ -55,3 +55,21 @@ class TestDeepSeek(ProviderSuite):
     def test_cache_hits_are_counted(self) -> None:
         usage = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25, "prompt_cache_hit_tokens": 16}
         assert usage_from_openai(usage).cache_read_tokens == 16  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize(
+        ("base", "model", "fields", "goes_on"),
+        [
+            ("https://api.deepseek.com/beta", "deepseek-chat", {}, True),
+            ("https://api.deepseek.com/beta/", "deepseek-chat", {"thinking": {"type": "disabled"}}, True),
+            (None, "deepseek-chat", {}, False),
+            ("https://api.deepseek.com/beta", "deepseek-reasoner", {}, False),
+            ("https://api.deepseek.com/beta", "deepseek-chat", {"thinking": {"type": "enabled"}}, False),
+            ("https://api.deepseek.com/beta", "deepseek-chat", {"reasoning_effort": "high"}, False),
+        ],
+    )
+    def test_who_goes_on_from_a_prefix(
+        self, base: str | None, model: str, fields: dict[str, Any], goes_on: bool
+    ) -> None:
+        call = make_call({"model": "m", "messages": [], **fields})
+        deployment = make_deployment(provider="deepseek", model=model, api_base=base)
+        assert self.make_plugin().prefills(call, deployment) is goes_on

@@ -15,6 +15,16 @@ class DeepSeek(OpenAICompatible):
     api_base_env = ("DEEPSEEK_API_BASE",)
     ops = frozenset({Op.CHAT})
     rename = {"max_completion_tokens": "max_tokens"}
+    prefill = True
+
+    def prefills(self, call: Call, deployment: Deployment) -> bool:
+        """A beta feature with an address of its own, of models that do not think
+        (https://api-docs.deepseek.com/guides/chat_prefix_completion)."""
+        asked = {**deployment.defaults, **call.body, **deployment.extra_body}
+        thinking = asked.get("thinking")
+        thinks = type(thinking) is dict and thinking.get("type") != "disabled"
+        still = not thinks and asked.get("reasoning_effort") in (None, "none") and "reasoner" not in deployment.model
+        return self.base(deployment).endswith("/beta") and still
 
     def request_body(self, call: Call, deployment: Deployment) -> dict[str, Any]:
         body = super().request_body(call, deployment)

@@ -55,6 +55,28 @@ class TestAnswers:
         reply = await ask([{"role": "user", "content": parts}])
         assert reply.body["choices"][0]["message"]["content"] == "One two"
 
+    async def test_goes_on_from_a_beginning(self) -> None:
+        asked = {"role": "user", "content": "One two three"}
+        begun = {"role": "assistant", "content": "One tw", "prefix": True}
+        reply = await ask([asked, begun])
+        assert reply.body["choices"][0]["message"]["content"] == "o three"
+        reply = await ask([asked, {**begun, "content": "Something else"}])
+        assert reply.body["choices"][0]["message"]["content"] == "One two three"
+        reply = await ask([asked, {**begun, "prefix": None}])
+        assert reply.body["choices"][0]["message"]["content"] == "One two three"
+
+    async def test_another_echo_goes_on_with_a_broken_stream(self) -> None:
+        specs = [
+            {"model_name": "chat", "tianji_params": {"model": f"echo/{model}", "order": order}}
+            for order, model in enumerate(("fail-stream", "echo"))
+        ]
+        async with gateway({"model_list": specs, "router_settings": {"continue_streams": True}}) as gw:
+            answer = await gw.chat("chat", "One two three four five", stream=True)
+        frames = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+        assert frames.pop() == "[DONE]"
+        said = [decode_json(frame)["choices"][0]["delta"].get("content", "") for frame in frames]
+        assert "".join(said) == "One two three four five"
+
     async def test_limit(self) -> None:
         reply = await ask("one  two three", max_tokens=2)
         assert reply.body["choices"][0]["message"]["content"] == "one  two"

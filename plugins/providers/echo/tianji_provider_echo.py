@@ -71,6 +71,7 @@ class Echo(Provider):
     needs_key = False
     models = ("echo", "slow", "slow-stream", "fail-429", "fail-500", "fail-timeout", "fail-stream")
     drain: ClassVar[bool] = False
+    prefill: ClassVar[bool] = True
 
     class Settings(PluginSettings, frozen=True):
         delay: float = 0
@@ -142,10 +143,17 @@ def _answer(body: dict[str, Any], mock: Any) -> Answer:
         return Answer("", tool, "tool_calls", Usage(asked, _words(tool[1]) + 1))
     elif (structured := _structured(body.get("response_format"), text)) is not None:
         text = structured
+    text = text.removeprefix(_begun(messages))
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     if type(limit) is int and 0 < limit < _words(text):
         text, finish = "".join(_PIECE.findall(text)[:limit]), "length"
     return Answer(text, None, finish, Usage(asked, _words(text)))
+
+
+def _begun(messages: list[dict[str, Any]]) -> str:
+    """The beginning of the answer that a last message of the assistant's is, where it is marked as one."""
+    last = messages[-1] if messages else {}
+    return _text(last.get("content")) if last.get("role") == "assistant" and last.get("prefix") is True else ""
 
 
 def _tool(body: dict[str, Any], text: str, from_user: bool) -> tuple[str, str] | None:

@@ -6,7 +6,7 @@ import pytest
 from tianji_provider_mistral import Mistral
 
 from tianji import ContextWindow, Failure, Throttled, Unavailable
-from tianji.testing import ProviderSuite, make_call, read_stream
+from tianji.testing import ProviderSuite, make_call, make_deployment, read_stream
 
 
 class TestMistral(ProviderSuite):
@@ -113,3 +113,16 @@ class TestMistral(ProviderSuite):
         choice = {"index": 0, "message": {"role": "assistant", "content": "Hal"}, "finish_reason": "model_length"}
         decoded = self.make_plugin().decode(make_call(), {"choices": [choice]})
         assert decoded["choices"][0]["finish_reason"] == "length"
+
+    @pytest.mark.parametrize(
+        ("model", "fields", "goes_on"),
+        [
+            ("mistral-small-latest", {}, True),
+            ("magistral-medium-latest", {}, False),
+            ("mistral-small-latest", {"reasoning_effort": "high"}, False),
+            ("mistral-small-latest", {"prompt_mode": "reasoning"}, False),
+        ],
+    )
+    def test_models_that_go_on_from_a_prefix(self, model: str, fields: dict[str, Any], goes_on: bool) -> None:
+        call = make_call({"model": "m", "messages": [], **fields})
+        assert self.make_plugin().prefills(call, make_deployment(provider="mistral", model=model)) is goes_on

@@ -36,6 +36,8 @@ class Mistral(OpenAICompatible):
     api_key_env = ("MISTRAL_API_KEY",)
     api_base_env = ("MISTRAL_API_BASE",)
     ops = frozenset({Op.CHAT, Op.EMBEDDINGS})
+    prefill = True
+    repeats_prefill = True  # "to force the model to start its answer by the content of the message"
     stream_usage = False  # refused; the last chunk of every stream states the usage
     rename = {
         "max_completion_tokens": "max_tokens",
@@ -48,6 +50,12 @@ class Mistral(OpenAICompatible):
             "safety_identifier", "service_tier", "store", "user", "verbosity", "web_search_options",
         }
     )  # fmt: skip
+
+    def prefills(self, call: Call, deployment: Deployment) -> bool:
+        """Models that reason begin with their reasoning, and cannot go on with a text."""
+        asked = {**deployment.defaults, **call.body, **deployment.extra_body}
+        still = asked.get("reasoning_effort") in (None, "none") and asked.get("prompt_mode") is None
+        return still and not deployment.model.startswith("magistral")
 
     def request_body(self, call: Call, deployment: Deployment) -> dict[str, Any]:
         body = super().request_body(call, deployment)

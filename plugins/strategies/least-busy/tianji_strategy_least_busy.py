@@ -3,11 +3,10 @@
 Docs: https://docs.litellm.ai/docs/routing (the semantics that operators expect of this name)
 """
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
-from tianji import Call, Deployment, Strategy
+from tianji import Call, Deployment, Release, Strategy
 
 
 class LeastBusy(Strategy):
@@ -19,23 +18,20 @@ class LeastBusy(Strategy):
         """Calls under way by deployment id; an idle deployment has no entry."""
 
     async def rank(self, call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
-        """By calls in flight, ties at random. The first one counts as busy until the call's last byte.
+        """By calls in flight, ties at random."""
+        busy, dice = self.in_flight, call.dice
+        return sorted(candidates, key=lambda one: (busy.get(one.id, 0), dice.random()))
 
-        A call that fails over stays counted where it was first sent: nobody says here which attempt it is at.
-        """
-        if not candidates:
-            return candidates
-        busy = self.in_flight
-        ranked = sorted(candidates, key=lambda one: (busy.get(one.id, 0), random.random()))
-        chosen = ranked[0].id
+    def begin(self, call: Call, deployment: Deployment) -> Release:
+        """A deployment is busy from the beginning of an attempt to its end: to the last byte of a stream."""
+        busy, chosen = self.in_flight, deployment.id
         busy[chosen] = busy.get(chosen, 0) + 1
 
-        async def give_back() -> None:
+        def give_back() -> None:
             left = busy[chosen] - 1
             if left:
                 busy[chosen] = left
             else:
                 del busy[chosen]
 
-        call.defer(give_back)
-        return ranked
+        return give_back

@@ -3,7 +3,6 @@
 Docs: https://docs.litellm.ai/docs/routing (the semantics that operators expect of this name)
 """
 
-import random
 from collections.abc import Sequence
 
 from tianji import Call, Deployment, Strategy
@@ -14,7 +13,8 @@ class LowestCost(Strategy):
 
     async def rank(self, call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         """By the sum of the input and the output rate, ties at random; an unknown price is never cheap, but last."""
-        return sorted(candidates, key=lambda one: (_rate(one), random.random()))
+        dice = call.dice
+        return sorted(candidates, key=lambda one: (_rate(one), dice.random()))
 
 
 def _rate(deployment: Deployment) -> float:

@@ -6,8 +6,8 @@ import pytest
 import tianji_strategy_lowest_latency as module
 from tianji_strategy_lowest_latency import FORGIVEN, LowestLatency
 
-from tianji import Usage
-from tianji.testing import StrategySuite, make_attempt, make_call, make_deployment
+from tianji import ConfigError, Usage
+from tianji.testing import StrategySuite, make_attempt, make_call, make_deployment, make_plugin
 
 GROUP = [make_deployment(id=name) for name in ("a", "b", "c")]
 
@@ -107,5 +107,27 @@ class TestLowestLatency(StrategySuite):
         assert strategy.pace["c"].seconds == pytest.approx(0.09), "what expired is not averaged in"
 
     def test_settings_of_a_litellm_file(self) -> None:
-        settings = LowestLatency.Settings(ttl=10, lowest_latency_buffer=0.5, max_latency_list_size=5)
+        written = {"ttl": 10, "lowest_latency_buffer": 0.5, "max_latency_list_size": 5, "ttft_percentile": 95}
+        settings = make_plugin(LowestLatency, written).settings
         assert (settings.ttl, settings.lowest_latency_buffer) == (10, 0.5)
+
+    @pytest.mark.parametrize("wrong", [{"alpha": 0}, {"alpha": 1.5}, {"ttl": 0}, {"lowest_latency_buffer": -0.1}])
+    def test_settings_that_make_no_sense(self, wrong: dict[str, float]) -> None:
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            make_plugin(LowestLatency, wrong)
+
+    async def test_streams_have_a_moving_average_of_their_own(self) -> None:
+        strategy = self.make_plugin()
+        for first in (1.0, 2.0):
+            strategy.observe(make_attempt(deployment_id="a", duration=60.0, time_to_first_token=first))
+        assert strategy.first["a"].seconds == pytest.approx(1.3)
+        assert "a" not in strategy.pace
+
+    def test_what_is_remembered_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "MOST", 3)
+        strategy = self.make_plugin()
+        for name in "abcde":
+            strategy.observe(make_attempt(deployment_id=name))
+            strategy.observe(make_attempt(deployment_id=name, time_to_first_token=0.1))
+            strategy.observe(make_attempt(deployment_id=name, outcome="Timeout", status=408))
+        assert [*strategy.pace] == [*strategy.first] == [*strategy.failed] == ["c", "d", "e"]

@@ -3,10 +3,11 @@
 Docs: https://docs.litellm.ai/docs/routing (the semantics that operators expect of this name)
 """
 
-import random
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from tianji import Attempt, Call, Deployment, PluginSettings, Strategy
 
@@ -21,20 +22,24 @@ FAULTS = frozenset(
     }
 )  # fmt: skip
 """Outcomes that speak against the deployment. What the client or the gateway caused says nothing about it."""
+MOST = 10_000
+"""Deployments that are remembered. Ids change with the configuration, and what is gone would stay for ever."""
 
 
 class LowestLatency(Strategy):
     name = "lowest-latency"
 
     class Settings(PluginSettings, frozen=True):
-        ttl: float = 3600
+        ttl: Annotated[float, Meta(gt=0)] = 3600
         """Seconds after which a measurement is forgotten, and the deployment tried anew."""
-        lowest_latency_buffer: float = 0.0
+        lowest_latency_buffer: Annotated[float, Meta(ge=0)] = 0.0
         """Deployments at most this fraction slower than the fastest share the first place at random."""
-        alpha: float = 0.3
-        """Weight of the newest measurement in the moving average, from 0 to 1."""
+        alpha: Annotated[float, Meta(gt=0, le=1)] = 0.3
+        """Weight of the newest measurement in the moving average, above 0 and at most 1."""
         max_latency_list_size: int = 10
         """Accepted for LiteLLM's configurations and without effect: a moving average keeps no list."""
+        ttft_percentile: float | None = None
+        """Accepted for LiteLLM's configurations and without effect, for the same reason."""
 
     def __init__(self, settings: Any, *, instance: str, gateway: Any) -> None:
         super().__init__(settings, instance=instance, gateway=gateway)
@@ -56,17 +61,20 @@ class LowestLatency(Strategy):
         measured = [seconds for seconds in latency.values() if seconds is not None]
         border = min(measured, default=0.0) * (1.0 + self.settings.lowest_latency_buffer)
 
+        dice = call.dice
+
         def place(one: Deployment) -> tuple[int, float]:
             seconds = latency[one.id]
             if seconds is None:
-                return 0, random.random()
-            return (1, random.random()) if seconds <= border else (2, seconds)
+                return 0, dice.random()
+            return (1, dice.random()) if seconds <= border else (2, seconds)
 
         return sorted(candidates, key=place)
 
     def observe(self, attempt: Attempt) -> None:
         now, key = monotonic(), attempt.deployment_id
         if attempt.outcome in FAULTS:
+            _make_room(self.failed, key)
             self.failed[key] = now
         if attempt.outcome != "ok":
             return
@@ -80,6 +88,7 @@ class LowestLatency(Strategy):
     def _measure(self, averages: dict[str, "Average"], key: str, seconds: float, now: float) -> None:
         before = averages.get(key)
         if before is None or now - before.at > self.settings.ttl:
+            _make_room(averages, key)
             averages[key] = Average(seconds, now)
         else:
             before.seconds += self.settings.alpha * (seconds - before.seconds)
@@ -93,6 +102,12 @@ class LowestLatency(Strategy):
         if failed is not None and now - failed < FORGIVEN:
             return (known or 0.0) + PENALTY
         return known
+
+
+def _make_room(kept: dict[str, Any], key: str) -> None:
+    """Forget the longest known deployment where one more would be too many."""
+    if len(kept) >= MOST and key not in kept:
+        del kept[next(iter(kept))]
 
 
 class Average:

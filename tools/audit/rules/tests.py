@@ -1,9 +1,10 @@
 """Tests: every plugin passes its family's suite, and providers show their wire format.
 
 The test file subclasses `ProviderSuite`, `GuardrailSuite`, `CallbackSuite`, `StrategySuite` or `ExtensionSuite` with
-`plugin = <the class>`. A provider that is not `OpenAICompatible` has at least one golden exchange in `wire/` for each
-op that it declares; chat has one that streams and one that does not. A golden says honestly where it is from:
-`docs:<url>` (transcribed from the reference) or `recorded:<date>`.
+`plugin = <the class>`; a selector's suite is `SelectorSuite`, a filter's `FilterSuite`. A provider that is not
+`OpenAICompatible` has at least one golden exchange in `wire/` for each op that it declares; chat has one that streams
+and one that does not. A golden says honestly where it is from: `docs:<url>` (transcribed from the reference) or
+`recorded:<date>`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ SUITES = {
     "strategies": "StrategySuite",
     "extensions": "ExtensionSuite",
 }
+BASES = {"Selector": "SelectorSuite", "Filter": "FilterSuite"}
+"""Bases that have a suite of their own within their family."""
 
 
 def validate(plugin: Plugin) -> Iterable[Problem]:
-    suite = SUITES.get(plugin.family, "")
+    suite = next((BASES[base] for base in plugin.bases if base in BASES), SUITES.get(plugin.family, ""))
     if plugin.tests and plugin.cls_name not in set(_tested(plugin, suite)):
         mend = f"class Test{plugin.cls_name}({suite}): plugin = {plugin.cls_name}"
         yield Problem("the family's suite is not run", mend, plugin.tests[0])

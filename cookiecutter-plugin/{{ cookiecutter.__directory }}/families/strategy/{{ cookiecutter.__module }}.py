@@ -21,7 +21,7 @@ class {{ cookiecutter.__class }}(Strategy):
     async def rank(self, call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
         """Rendezvous hashing: when a deployment goes away, only its own callers move.
 
-        Nothing is taken here. What a strategy does take (a slot, a count) it returns with `call.defer`.
+        Nothing is taken here. What a strategy takes (a slot, a count) it takes in `begin`, which returns its release.
         """
         caller = f"{self.settings.salt}/{call.principal.key_id}"
         return sorted(candidates, key=lambda one: hashlib.sha256(f"{caller}/{one.id}".encode()).digest())

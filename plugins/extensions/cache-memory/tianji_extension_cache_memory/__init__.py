@@ -15,7 +15,7 @@ import msgspec
 
 from tianji import Call, Chunk, Extension, Forbidden, Ingress, PluginSettings, Reply, ResponseCache, hookimpl
 from tianji_extension_cache_memory.policy import CacheSettings, Policy, policy
-from tianji_extension_cache_memory.request import key_of, wishes_of
+from tianji_extension_cache_memory.request import NO_WISHES, Wishes, key_of, wishes_of
 from tianji_extension_cache_memory.store import CHUNK, Entry, Store
 
 LARGE = 256 * 1024
@@ -61,6 +61,7 @@ class CacheMemory(Extension):
     def configure(self, app: Any) -> None:
         self.policy = policy(self.settings, getattr(app.config, "tianji_settings", None))
         app.add_section("cache_memory", CacheSettings)
+        self.active = self.policy.active
         if self.policy.active:
             app.provide(ResponseCache, self)
             app.add_route(*self._routes())
@@ -96,10 +97,8 @@ class CacheMemory(Extension):
     @hookimpl
     async def pre_call(self, call: Call) -> Reply | None:
         own = self.policy
-        if not own.active or call.op not in own.ops:
-            return None
-        wishes = wishes_of(call)
-        if (own.opt_in and not wishes.use) or not (wishes.read or wishes.write):
+        wishes, left_out = self._wishes(call)
+        if left_out:
             return None
         key = await self._key(call, own.namespace, wishes.namespace)
         if key is None:
@@ -131,6 +130,32 @@ class CacheMemory(Extension):
                 self.keep(plan, self.store.entry((reply.raw,), reply, plan.ttl))
         self.land(plan.key, plan.flight, retry=False)
         return None
+
+    def explain(self, call: Call) -> dict[str, Any]:
+        """The key, and whether it would be looked up and the answer kept; never an answer."""
+        wishes, why = self._wishes(call)
+        if why:
+            return {"looks_up": False, "keeps": False, "why": why}
+        if _size_of(call) > LARGE:
+            return {"looks_up": wishes.read, "keeps": wishes.write, "why": "its key is not computed here: too large"}
+        try:
+            key = key_of(call, self.policy.namespace, wishes.namespace)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return {"looks_up": False, "keeps": False, "why": "the body cannot be written down"}
+        hit = wishes.read and self.store.has(key, wishes.max_age)
+        return {"key": key.hex(), "looks_up": wishes.read, "keeps": wishes.write and not hit, "hit": hit}
+
+    def _wishes(self, call: Call) -> tuple[Wishes, str]:
+        """The request's wishes, and why the cache has nothing to do with the call (empty where it has)."""
+        own = self.policy
+        if not own.active:
+            return NO_WISHES, "the cache is off"
+        if call.op not in own.ops:
+            return NO_WISHES, "calls of this op are not cached"
+        wishes = wishes_of(call)
+        if own.opt_in and not wishes.use:
+            return wishes, "only requests that say `use-cache` are cached"
+        return wishes, "" if wishes.read or wishes.write else "the request leaves the cache out"
 
     async def _key(self, call: Call, namespace: str, wished: str) -> bytes | None:
         """The call's key; None for a body that cannot be written down."""

@@ -57,6 +57,12 @@ class Store:
         self._entries.move_to_end(key)
         return entry
 
+    def has(self, key: bytes, max_age: float | None = None) -> bool:
+        """Whether `find` would find something. Changes nothing."""
+        entry = self._entries.get(key)
+        now = self.clock()
+        return entry is not None and entry.until > now and (max_age is None or now - entry.stored <= max_age)
+
     def keep(self, key: bytes, entry: Entry, *, max_entries: int, max_bytes: int) -> None:
         """Store an entry, in place of an older one, and let others go until there is room."""
         if key in self._entries:

@@ -29,8 +29,9 @@ from tianji.dialects.anthropic import failure_of
 
 from .messages import content_without_unsigned
 from .reply import stream_to_chat, to_chat
-from .request import OPENAI_ONLY, to_messages
+from .request import ADAPTIVE, OPENAI_ONLY, to_messages, version_of
 
+_STILL = (None, "none")  # values of `reasoning_effort` that make no model think
 _PATHS = {Op.CHAT: "/v1/messages", Op.COUNT_TOKENS: "/v1/messages/count_tokens"}
 _OAUTH = "sk-ant-oat"  # keys of a Claude subscription: another header, and a beta
 _MODEL_KEY = re.compile(rb'"model"\s*:')
@@ -46,6 +47,7 @@ class Anthropic(HTTPProvider):
     auth = "header:x-api-key"
     ops = frozenset({Op.CHAT, Op.COUNT_TOKENS})
     native = frozenset({"anthropic-messages", "anthropic-count-tokens"})
+    prefill = True
 
     class Settings(PluginSettings, frozen=True):
         anthropic_version: str = "2023-06-01"
@@ -54,6 +56,15 @@ class Anthropic(HTTPProvider):
         """Beta features to always ask for, comma-separated; the client's own are added."""
 
     # -- requests ------------------------------------------------------------------------------------------------------
+
+    def prefills(self, call: Call, deployment: Deployment) -> bool:
+        """Until Claude 4.5, and not while thinking; later models answer 400 to a conversation that does not end with
+        the user (https://platform.claude.com/docs/en/about-claude/models/whats-new-claude-4-6)."""
+        version = version_of(deployment.model)
+        asked = {**deployment.defaults, **call.body, **deployment.extra_body}
+        thinking = asked.get("thinking")
+        thinks = type(thinking) is dict and thinking.get("type") != "disabled"
+        return version is not None and version < ADAPTIVE and not thinks and asked.get("reasoning_effort") in _STILL
 
     def encode(self, call: Call, deployment: Deployment) -> Wire:
         path = _PATHS.get(call.op)

@@ -14,7 +14,7 @@ from tianji import Call, Decoder, Deployment, Failure, HTTPProvider, Op, Wire
 
 from .credentials import Chain
 from .errors import read_failure
-from .models import Place, place
+from .models import Place, model_of, place
 from .reply import to_chat
 from .request import converse_request
 from .settings import BedrockSettings
@@ -41,6 +41,7 @@ class Bedrock(HTTPProvider):
     ops = frozenset({Op.CHAT})
     native = frozenset()
     drain = True
+    prefill = True
     Settings = BedrockSettings
 
     def __init__(self, settings: Any, *, instance: str, gateway: Any) -> None:
@@ -52,6 +53,14 @@ class Bedrock(HTTPProvider):
         self.credentials = Chain(self._fetch, environ, time.time)
 
     # -- requests ------------------------------------------------------------------------------------------------------
+
+    def prefills(self, call: Call, deployment: Deployment) -> bool:
+        """Claude until 4.5, and not while it thinks
+        (https://docs.claude.com/en/docs/build-with-claude/prompt-engineering/prefill-claudes-response)."""
+        model = model_of(deployment)
+        asked = {**deployment.defaults, **call.body, **deployment.extra_body}
+        still = not asked.get("thinking") and asked.get("reasoning_effort") in (None, "none")
+        return model.family == "claude" and (0, 0) < model.version < (4, 6) and still
 
     def encode(self, call: Call, deployment: Deployment) -> Wire:
         verb = "converse-stream" if call.stream else "converse"

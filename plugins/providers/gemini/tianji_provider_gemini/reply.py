@@ -37,6 +37,11 @@ def read_usage(meta: Any) -> Usage | None:
     if not isinstance(meta, dict) or _TOTALS.isdisjoint(meta):
         return None
 
+    if meta.keys() <= _PLAIN:
+        asked, said = meta.get("promptTokenCount"), meta.get("candidatesTokenCount", 0)
+        if type(asked) is int and type(said) is int and not any(_media(meta, "promptTokensDetails")):
+            return Usage(asked, said)
+
     def count(field: str) -> int:
         value = meta.get(field)
         return value if isinstance(value, int) else 0
@@ -53,6 +58,8 @@ def read_usage(meta: Any) -> Usage | None:
 
 
 _TOTALS = frozenset({"promptTokenCount", "candidatesTokenCount", "totalTokenCount"})
+_PLAIN = _TOTALS | {"promptTokensDetails", "trafficType", "serviceTier"}
+"""What most chunks state of usage: text in, text out."""
 
 
 def _media(meta: Body, *fields: str) -> tuple[int, int]:
@@ -100,6 +107,9 @@ class Choice:
 
     def read(self, candidate: Body) -> Body:
         """What this piece of the candidate adds, as a delta. What belongs at the end is kept for `closing`."""
+        if candidate.keys() <= ORDINARY and (text := _only_text(candidate.get("content"))):
+            self.text.append(text)
+            return {"content": text}
         delta: Body = {}
         for part in dicts(an_object(candidate.get("content")).get("parts")):
             self._part(part, delta)
@@ -218,6 +228,19 @@ class Choice:
         return len(queries) if isinstance(queries, list) else 0
 
 
+ORDINARY = frozenset({"content", "index"})
+"""Members of a candidate in the middle of a stream."""
+
+
+def _only_text(content: Any) -> str | None:
+    """The text of a content that holds nothing but one text; None for any other."""
+    parts = content.get("parts") if type(content) is dict else None
+    if type(parts) is list and len(parts) == 1 and type(part := parts[0]) is dict and len(part) == 1:
+        text = part.get("text")
+        return text if type(text) is str else None
+    return None
+
+
 KEPT = {
     "groundingMetadata": "grounding_metadata",
     "urlContextMetadata": "url_context_metadata",
@@ -255,9 +278,11 @@ class Answer:
         for position, candidate in enumerate(dicts(body.get("candidates"))):
             index = candidate.get("index")
             index = index if isinstance(index, int) else position
-            choice = self.choices.setdefault(index, Choice(self, index))
+            choice = self.choices.get(index)
+            if choice is None:
+                choice = self.choices[index] = Choice(self, index)
             delta = choice.read(candidate)
-            result = logprobs(candidate.get("logprobsResult"))
+            result = logprobs(candidate["logprobsResult"]) if "logprobsResult" in candidate else None
             pieces.append((choice, delta, {"logprobs": result} if result else {}))
         return pieces
 
