@@ -124,8 +124,8 @@ KEYS: dict[str, dict[str, str]] = {
         "context_window_fallbacks": "The same, where the prompt does not fit the model.",
         "content_policy_fallbacks": "The same, where the provider's policy refused the content.",
         "default_fallbacks": "The groups for every group that `fallbacks` does not name.",
-        "stream_idle_timeout": "Seconds between two reads of a stream; 300 where nothing is said. A stream that is silent "
-        "for longer is broken off with an error event.",
+        "stream_idle_timeout": "Seconds between two reads of a stream; 300 where nothing is said. A stream that is "
+        "silent for longer is broken off with an error event.",
         "default_priority": "Priority of calls that state none, with the strategy `priority`; lower goes first.",
         "enable_pre_call_checks": "Leave out deployments whose context window is too small for the prompt; where "
         "none is left, `context_window_fallbacks` apply before anything was sent.",

@@ -128,6 +128,7 @@ def provider(cls: type[Provider]) -> str:
 
 
 def sources() -> list[Path]:
-    """The code that could act on a key: the kernel but for `config/`, which only reads it."""
+    """The code that could act on a key: the kernel but for `config/`, which only reads it (and names filters)."""
     kernel = Path(__file__).resolve().parents[2] / "core" / "tianji"
-    return [path for path in sorted(kernel.rglob("*.py")) if "config" not in path.relative_to(kernel).parts]
+    acting = [path for path in sorted(kernel.rglob("*.py")) if "config" not in path.relative_to(kernel).parts]
+    return [*acting, kernel / "config" / "filters.py"]
