@@ -110,7 +110,8 @@ class Benchmark:
             if step.subject is None:
                 self._report.ladder.append(Row(step.rung.name, step.note, "not in this build"))
                 continue
-            chunks = ladder.dialects() if step.rung.name == "bare" else ("openai",) if step.governed else ()
+            full = step.rung.name == "bare" or step.rung.alone
+            chunks = ladder.dialects() if full else ("openai",) if step.governed else ()
             self._report.ladder.append(self._row(step.subject, step.note, chunks))
 
     def _sections(self, port: int) -> None:

@@ -39,6 +39,8 @@ class Rung:
     """Ask for a virtual key with these fields, added to those of the rungs below."""
     governed: bool = True
     """Belongs to what the target calls governed."""
+    alone: bool = False
+    """Stands on the bare gateway alone, and nothing stands on it."""
 
 
 def _database(config: Config, scratch: Path, found: Mapping[str, str]) -> None:
@@ -94,21 +96,8 @@ _JSONL = ("callbacks", ("jsonl",))
 
 RUNGS = (
     Rung("bare", "one OpenAI deployment; the caller is always authenticated, here by the master key"),
-    Rung("+ virtual key", "the caller's key is one of the key store's", (_SQLITE, _KEYS), _database, {}),
     Rung(
-        "+ limits",
-        "requests and tokens a minute, parallel requests",
-        (_KEYS, ("extensions", ("limits", "rate-limits"))),
-        None,
-        {"rpm_limit": 100_000_000, "tpm_limit": 2_000_000_000, "max_parallel_requests": 10_000},
-    ),
-    Rung(
-        "+ budget", "a hard budget, held before the request and settled after it", (_KEYS,), None, {"max_budget": 1e6}
-    ),
-    Rung("+ ledger", "every entry is written to SQLite", (_SQLITE,), _ledger),
-    Rung("+ log", "every record is written to a file", (_JSONL,), _callbacks(1)),
-    Rung(
-        "+ routing",
+        "routing",
         "three deployments by latency; tags, regions, rate limits, budgets, prompt caches, streams that go on",
         tuple(
             ("strategies", (name,))
@@ -123,7 +112,21 @@ RUNGS = (
         ),
         _routing,
         governed=False,
+        alone=True,
     ),
+    Rung("+ virtual key", "the caller's key is one of the key store's", (_SQLITE, _KEYS), _database, {}),
+    Rung(
+        "+ limits",
+        "requests and tokens a minute, parallel requests",
+        (_KEYS, ("extensions", ("limits", "rate-limits"))),
+        None,
+        {"rpm_limit": 100_000_000, "tpm_limit": 2_000_000_000, "max_parallel_requests": 10_000},
+    ),
+    Rung(
+        "+ budget", "a hard budget, held before the request and settled after it", (_KEYS,), None, {"max_budget": 1e6}
+    ),
+    Rung("+ ledger", "every entry is written to SQLite", (_SQLITE,), _ledger),
+    Rung("+ log", "every record is written to a file", (_JSONL,), _callbacks(1)),
     Rung(
         "+ 1 guardrail",
         "a content filter reads the prompt",
@@ -171,8 +174,12 @@ def steps(upstream: int) -> list[Step]:
     for rung in RUNGS:
         found, lacking = _find(rung, plugins)
         if lacking or not command().exists():
-            state.missing.append(rung.name.removeprefix("+ "))
+            if not rung.alone:
+                state.missing.append(rung.name.removeprefix("+ "))
             result.append(Step(rung, None, f"needs {', '.join(lacking) or 'the gateway itself'}"))
+            continue
+        if rung.alone:
+            result.append(Step(rung, _subject(rung.name, upstream, [*state.applied[:1], (rung, found)]), rung.note))
             continue
         state.applied.append((rung, found))
         absent = f"; without: {', '.join(state.missing)}" if state.missing else ""

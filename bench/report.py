@@ -64,13 +64,17 @@ def targets(report: Report) -> list[Target]:
     bare = rungs.get("bare", Row("bare"))
     governed = rungs.get(report.governed or "", Row("governed"))
     chunks = {name: cost.cpu_us for name, cost in bare.chunks.items()}
+    routing = rungs.get("routing", Row("routing"))
+    routed = {name: cost.cpu_us for name, cost in routing.chunks.items()}
     memory = [row.rss_mb for row in rungs.values() if row.rss_mb is not None]
     return [
         Target("CPU a request, bare", 200, bare.cpu_us, "µs"),
         Target("CPU a request, governed", 300, governed.cpu_us, "µs"),
+        Target("CPU a request, all that routing can do", 300, routing.cpu_us, "µs"),
         Target("CPU a streamed chunk, forwarded", 50, chunks.get("openai"), "µs"),
         Target("CPU a streamed chunk, translated from Anthropic", 90, chunks.get("anthropic"), "µs"),
         Target("CPU a streamed chunk, translated from Gemini", 90, chunks.get("gemini"), "µs"),
+        Target("CPU a streamed chunk, forwarded, all that routing can do", 50, routed.get("openai"), "µs"),
         Target("start to first answer, against an empty Litestar application", 1.4, start_ratio(report), "×"),
         Target("resident memory of a worker, the largest rung", 80, max(memory, default=None), "MB"),
         Target("two workers against one, by CPU", 1.8, scaling(report), "×", at_least=True),

@@ -32,7 +32,7 @@ _EXPORTS = {
     "classify": "tianji.errors",
     "error_fields": "tianji.providers.http",
     "must_be_object": "tianji.providers.http",
-    "estimate_usage": "tianji.accounting:estimate",
+    "estimate_input": "tianji.accounting",
     "completion": "tianji.dialects.openai",
     "chunk": "tianji.dialects.openai",
     "usage_from_openai": "tianji.dialects.usage:from_openai",
@@ -122,7 +122,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from tianji import accounting as _accounting
+    from tianji.accounting import estimate_input as estimate_input
     from tianji.dialects import usage as _usage
     from tianji.dialects.openai import chunk as chunk
     from tianji.dialects.openai import completion as completion
@@ -206,6 +206,5 @@ if TYPE_CHECKING:
     from tianji.services import Tokenizer as Tokenizer
     from tianji.tally import Tally as Tally
 
-    estimate_usage = _accounting.estimate
     usage_from_openai = _usage.from_openai
     usage_to_openai = _usage.to_openai

@@ -167,13 +167,20 @@ def usage_so_far(call: Call, reply: Reply | None) -> Usage | None:
     )
 
 
+def estimate_input(call: Call) -> int:
+    """Input tokens of a call, estimated from the size of its texts, four bytes each; worked out once for each body."""
+    if call.tokens is None:
+        prompt = sum(len(box[key].encode()) for box, key in dialects.get(call.dialect).texts(call.body))
+        call.tokens = -(-prompt // 4)
+    return call.tokens
+
+
 def estimate(call: Call, reply: Reply | None) -> Usage:
     """Tokens counted from sizes: four bytes of text each; in a stream, one for each content frame delivered."""
     dialect = dialects.get(call.dialect)
-    prompt = sum(len(box[key].encode()) for box, key in dialect.texts(call.body))
     output = 0
     if reply is not None and reply.meter is not None:
         output = reply.meter.delivered
     elif reply is not None and reply.stream is None and type(reply.body) is dict:
         output = sum(len(box[key].encode()) for box, key in dialect.reply_texts(reply.body)) // 4
-    return Usage(input_tokens=-(-prompt // 4), output_tokens=output, estimated=True)
+    return Usage(input_tokens=estimate_input(call), output_tokens=output, estimated=True)

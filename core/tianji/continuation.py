@@ -200,8 +200,8 @@ class Continued:
 
     def __init__(self, attempts: Surviving, call: Call, reply: Reply, source: AsyncIterator[Chunk], join: Join) -> None:
         self._attempts = attempts
-        self._call = call
-        self._reply = reply
+        self._call: Call | None = call
+        self._reply: Reply | None = reply
         """The client's. Its upstream and meter are always those of the attempt that is being read."""
         self._source = source
         self._join: Join | None = join
@@ -217,6 +217,9 @@ class Continued:
             except UpstreamFailure as failure:
                 await self._go_on(failure)
                 continue
+            except StopAsyncIteration:
+                self._call = self._reply = None  # they know this stream; only the collector could free them all
+                raise
             if chunk is not None:
                 return chunk
 
@@ -239,23 +242,24 @@ class Continued:
 
     async def _go_on(self, failure: UpstreamFailure) -> None:
         """Read on from another deployment; raises the failure where there is none."""
-        join = self._join
-        settings = self._attempts.settings
-        if join is None or not join.open or not failure.retryable or self._breaks >= settings.max_fallbacks:
+        join, call, reply = self._join, self._call, self._reply
+        if call is None or reply is None or join is None or not join.open or not failure.retryable:
             raise failure
-        if late(self._call):
+        if self._breaks >= self._attempts.settings.max_fallbacks or late(call):
             raise failure
-        fresh = await self._attempts.go_on(self._call, self._reply, join, failure)
+        fresh = await self._attempts.go_on(call, reply, join, failure)
         if fresh is None or fresh.stream is None:
             raise failure
         await self._drop()
         self._breaks += 1
         self._source = fresh.stream
-        self._reply.meter = fresh.meter
-        self._reply.upstream = fresh.upstream
+        reply.meter = fresh.meter
+        reply.upstream = fresh.upstream
 
     async def _drop(self) -> None:
         """Leave the present source. An upstream is the pipeline's to close: it may have to read on for the usage."""
+        if self._reply is None:
+            return  # it was read to its end
         close = getattr(self._source, "aclose", None)
         upstream: object = self._reply.upstream
         if close is not None and self._source is not upstream:

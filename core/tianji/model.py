@@ -215,6 +215,8 @@ class Call:
     fallbacks: int = 0
     upstream_seconds: float = 0.0
     ttft: float | None = None
+    tokens: int | None = None
+    """Input tokens as estimated from the body (`estimate_input`); None until somebody asks."""
     strict: bool = False
     headers: dict[str, str] | None = None
     dropped: tuple[str, ...] = ()
@@ -286,8 +288,7 @@ class Call:
     @body.setter
     def body(self, body: dict[str, Any]) -> None:
         self._body = body
-        self.raw = None
-        self.chat = None
+        self.raw = self.tokens = self.chat = None
 
     def defer(self, fn: Undo) -> None:
         """Run `fn` after the last byte, on failure and when the client leaves. Last deferred runs first."""
@@ -332,7 +333,7 @@ class Call:
         child = Call.__new__(Call)
         child.__dict__.update(self.__dict__)
         child._body = body
-        child.raw = None
+        child.raw = child.tokens = None
         child.dialect = dialect
         child.op = op
         child.chat = None

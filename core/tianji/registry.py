@@ -122,9 +122,13 @@ class Registry:
             drains=frozenset(p.instance for p in self.plugins if getattr(p, "drain", False)),
             natives={p.instance: p.native for p in self.plugins if isinstance(p, Provider)},
             prefills={p.instance: p for p in self.plugins if isinstance(p, Provider) and p.prefill},
-            strategies={p.instance: p.route for p in self.plugins if isinstance(p, Strategy)},
-            selectors={p.instance: p.select for p in self.plugins if isinstance(p, Selector)},
-            narrow=self._steps("narrow"),
+            # The sealed hooks of routing plugins do nothing but call these.
+            strategies={p.instance: p.rank for p in self.plugins if isinstance(p, Strategy)},
+            selectors={p.instance: p.choose for p in self.plugins if isinstance(p, Selector)},
+            narrow=tuple(
+                msgspec.structs.replace(step, fn=getattr(getattr(step.fn, "__self__", None), "keep", step.fn))
+                for step in self._steps("narrow")
+            ),
             preferers=tuple(p for p in routing if isinstance(p, Filter) and type(p).prefer is not Filter.prefer),
             beginners=tuple(p for p in routing if type(p).begin is not Routing.begin),
             observers=tuple(p for p in routing if type(p).observe is not Routing.observe),

@@ -47,7 +47,11 @@ class Chunk:
         """
         events = self._events
         if events is None:
-            events = self._events = [_decode_event(data) for data in sse_payloads(self._raw or b"", strict=True)]
+            raw = self._raw or b""
+            if raw.startswith(b"data: {") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw:
+                self._events = [_decode_event(raw[6:-2])]  # nearly every chunk: one event of one line
+                return self._events
+            events = self._events = [_decode_event(data) for data in sse_payloads(raw, strict=True)]
         return events
 
     def with_events(self, events: list[dict[str, Any]]) -> Chunk:

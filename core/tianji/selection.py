@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from tianji import dialects
+from tianji.accounting import estimate_input
 from tianji.errors import BadRequest, ContextWindow, Failure, Internal, NoDeployment, TianjiError
 from tianji.health import Health
 from tianji.model import Call, Deployment
 from tianji.plan import NO_ACCESS, Candidate, Plan, Route
-from tianji.registry import Hooks
+from tianji.plugin import Filter
+from tianji.registry import Hooks, Step
 from tianji.router import Group, Router, open_to
 
 logger = logging.getLogger("tianji.selection")
@@ -81,8 +83,8 @@ class Selection:
             self._note(route, model, group, members)
         if self.check_context:
             members = self._fitting(call, members, route)
-        for step in self.hooks.narrow:
-            members = await self._narrowed(call, step, members, route)
+        if self.hooks.narrow:
+            members = await self._narrowed(call, members, route)
         if len(members) == 1 and group.strategy not in self._alone:
             if route is not None:
                 self._note_health(route, group, None)
@@ -96,12 +98,10 @@ class Selection:
         """Those of the deployments that a plugin offers which access lists and filters let this call have."""
         members: Sequence[Deployment] = [one for one in offered if open_to(one, call.principal)]
         try:
-            for step in self.hooks.narrow if members else ():
-                members = await self._narrowed(call, step, members, None)
+            return await self._narrowed(call, members, None) if members else ()
         except Failure as refused:
             logger.info("what a plugin offers may not be used: %s", type(refused).__name__)
             return ()
-        return members
 
     # -- which group ---------------------------------------------------------------------------------------------------
 
@@ -131,10 +131,10 @@ class Selection:
     def _fitting(self, call: Call, members: Sequence[Deployment], route: Route | None) -> Sequence[Deployment]:
         """Those whose context window is known to be large enough, or not known. Sizes are estimates."""
         limits = [one.max_input_tokens for one in members]
-        if not any(limits):
-            return members
-        dialect = dialects.get(call.dialect)
-        tokens = sum(len(box[key].encode()) for box, key in dialect.texts(call.body)) // 4
+        least = min((limit for limit in limits if limit), default=None)
+        if least is None or (call.raw is not None and len(call.raw) <= 4 * least):
+            return members  # no text is longer than the request that it came in
+        tokens = estimate_input(call)
         kept = [one for one, limit in zip(members, limits, strict=True) if not limit or tokens <= limit]
         self._drop(route, members, kept, lambda one: f"about {tokens} tokens; it takes {one.max_input_tokens}")
         if not kept:
@@ -145,22 +145,27 @@ class Selection:
             )
         return kept
 
-    async def _narrowed(
-        self, call: Call, step: Any, members: Sequence[Deployment], route: Route | None
-    ) -> Sequence[Deployment]:
+    async def _narrowed(self, call: Call, members: Sequence[Deployment], route: Route | None) -> Sequence[Deployment]:
+        """What the filters keep, one after the other."""
+        label = ""
         try:
-            kept: Sequence[Deployment] | None = await step.fn(call, members)
+            for step in self.hooks.narrow:
+                label = step.label
+                kept: Sequence[Deployment] | None = await step.fn(call, members)
+                if kept is None:
+                    continue
+                if route is not None:
+                    self._drop(route, members, kept, partial(_reason, step, call), label)
+                if not kept:
+                    what = f"No deployment of '{call.model}' may be used right now ({label})."
+                    raise NoDeployment(what, param="model")
+                members = kept
         except TianjiError:
             raise
         except Exception as error:
-            logger.exception("filter %s failed", step.label)
-            raise Internal(f"The filter '{step.label}' failed. The log has the details.") from error
-        if kept is None:
-            return members
-        self._drop(route, members, kept, lambda one: step.fn.__self__.reason(call, one), step.label)
-        if not kept:
-            raise NoDeployment(f"No deployment of '{call.model}' may be used right now ({step.label}).", param="model")
-        return kept
+            logger.exception("filter %s failed", label)
+            raise Internal(f"The filter '{label}' failed. The log has the details.") from error
+        return members
 
     async def _ordered(
         self, call: Call, group: Group, members: Sequence[Deployment], route: Route | None
@@ -255,6 +260,12 @@ class Selection:
         for candidate in route.candidates:
             if candidate.deployment_id in reasons and candidate.dropped is None:
                 candidate.dropped, candidate.dropped_by = reasons[candidate.deployment_id], by
+
+
+def _reason(step: Step, call: Call, one: Deployment) -> str:
+    """Why a filter left a deployment out, in its own words."""
+    plugin = getattr(step.fn, "__self__", None)
+    return plugin.reason(call, one) if isinstance(plugin, Filter) else f"left out by {step.label}"
 
 
 def _no_region() -> BadRequest:

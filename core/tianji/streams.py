@@ -272,14 +272,28 @@ class Translated(UpstreamStream):
         if not self.meter.finished:
             raise ProtocolError("The provider ended the stream before the answer was complete.")
         closing = self.meter.closing()
-        if self._out is None:
+        out = self._out
+        self._forget()
+        if out is None:
             events += closing
             return Chunk(Chunk(events=events).raw + self._done)
         for chunk in closing:
-            events += self._out.send(chunk)
-        events += self._out.send(None)
+            events += out.send(chunk)
+        events += out.send(None)
         raw = Chunk(events=events, named=self.named).raw + self._done
         return Chunk(raw, named=self.named) if raw else None
+
+    def close(self) -> None:
+        super().close()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the translators: they know the call, which knows this stream, and only the collector could free them."""
+        self._out = None
+        try:
+            self._decoder.close()
+        except RuntimeError:
+            logger.exception("the decoder of %s does not end", self.provider.name)
 
     def _send(self, event: Event, events: list[dict[str, Any]]) -> None:
         """One upstream event through the provider's decoder, and on into the client's dialect."""

@@ -89,7 +89,8 @@ class Tally:
         if count is None:
             return 0
         now = self.clock()
-        count.own -= _leave(count.cells, now - self.window)
+        if count.cells and count.cells[0][0] <= now - self.window:
+            count.own -= _leave(count.cells, now - self.window)
         return count.own + (count.others if now - count.others_at < self.window else 0)
 
     def frees(self, key: str, amount: int) -> float:

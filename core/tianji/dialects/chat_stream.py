@@ -78,11 +78,11 @@ class ChatMonitor:
 
     __slots__ = (
         "_closing", "_complete", "_every", "_failed", "_first", "_last", "_new", "_old", "_seen", "_template", "_wants",
-        "call", "delivered", "done", "finished", "kind", "model", "usage",
+        "delivered", "done", "finished", "group", "kind", "model", "usage",
     )  # fmt: skip
 
     def __init__(self, call: Call, kind: str = "chat.completion.chunk") -> None:
-        self.call = call
+        self.group = call.model
         self.kind = kind
         self._failed: Failure | None = None
         self.usage: Usage | None = None
@@ -156,7 +156,7 @@ class ChatMonitor:
             if frame.count(b'"model"') != frame.count(self._new):
                 event = _object(b"\n".join(_payloads(frame)))
                 name = None if event is None else event.get("model")
-                if type(name) is str and name and name != self.call.model:
+                if type(name) is str and name and name != self.group:
                     found = (one for one in _MODEL.finditer(frame) if _text(one[1]) == name)
                     if (match := next(found, None)) is not None:
                         kept = frame[: match.start()] + self._new + frame[match.end() :]
@@ -210,7 +210,7 @@ class ChatMonitor:
             return frame if frame.count(b"\ndata:") + frame.startswith(b"data:") < 2 else sse_encode([event])
         self.usage = from_openai(usage) or self.usage
         if event.get("model"):
-            event["model"] = self.call.model  # encoded anew, it no longer is what `feed` looks for
+            event["model"] = self.group  # encoded anew, it no longer is what `feed` looks for
         if choices:
             return sse_encode([{key: value for key, value in event.items() if key != "usage"}])
         self._closing = event
@@ -225,7 +225,7 @@ class ChatMonitor:
             return sse_encode([self._closing]) + DONE
         if self._wants and self.usage is not None:
             last = self._last or {}
-            identity = {"id": last.get("id", ""), "created": last.get("created", 0), "model": self.call.model}
+            identity = {"id": last.get("id", ""), "created": last.get("created", 0), "model": self.group}
             return sse_encode([usage_chunk(self.usage, kind=self.kind, **identity)]) + DONE
         return DONE
 

@@ -6,8 +6,9 @@ Docs: https://docs.litellm.ai/docs/proxy/provider_budget_routing (the semantics 
 import asyncio
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import time
 from typing import Annotated, Any
 
@@ -115,6 +116,15 @@ class Account:
         if now >= self.ends:
             self.starts, self.ends = self.period.at(now)
             self.total = self.sending = self.pending = 0
+
+
+@lru_cache(maxsize=10_000)
+def _accounts(provider: str, limit: int | None, deployment: str, dollars: float | None) -> tuple[tuple[str, int], ...]:
+    """Accounts and limits in nano-dollars: of the provider, and of the deployment, which has dollars to spend."""
+    accounts = [] if limit is None else [(f"provider:{provider}", limit)]
+    if dollars is not None:
+        accounts.append((f"deployment:{deployment}", int(dollars * NANO)))
+    return tuple(accounts)
 
 
 class BudgetLimiter(Filter):
@@ -230,13 +240,10 @@ class BudgetLimiter(Filter):
 
     # -- budgets -------------------------------------------------------------------------------------------------------
 
-    def _budgets(self, deployment: Deployment) -> Iterator[tuple[str, int]]:
+    def _budgets(self, deployment: Deployment) -> tuple[tuple[str, int], ...]:
         """The accounts that pay for a deployment, and their limits in nano-dollars."""
-        limit = self.limits.get(deployment.provider)
-        if limit is not None:
-            yield f"provider:{deployment.provider}", limit
-        if deployment.max_budget is not None:
-            yield f"deployment:{deployment.id}", int(deployment.max_budget * NANO)
+        provider = deployment.provider
+        return _accounts(provider, self.limits.get(provider), deployment.id, deployment.max_budget)
 
     def _over(self, deployment: Deployment, now: float) -> tuple[str, int, float] | None:
         """The account that is used up, its limit and when its period ends; None where there is money.

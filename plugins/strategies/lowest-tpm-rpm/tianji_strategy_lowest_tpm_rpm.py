@@ -15,7 +15,7 @@ from tianji import (
     Release,
     Strategy,
     Tally,
-    estimate_usage,
+    estimate_input,
     hookimpl,
 )
 
@@ -97,10 +97,7 @@ class LowestTpmRpm(Strategy):
         """Input tokens of the call, estimated once; 0 where no limit asks for them."""
         if all(one.tpm is None for one in candidates):
             return 0
-        tokens: int | None = call.state.get(self.instance)
-        if tokens is None:
-            tokens = call.state[self.instance] = estimate_usage(call, None).input_tokens
-        return tokens
+        return estimate_input(call)
 
     def _wait(self, deployment: Deployment, tokens: int) -> float:
         """Seconds until a deployment has room for a call of so many tokens; 0 where it has, `NEVER` where it cannot."""

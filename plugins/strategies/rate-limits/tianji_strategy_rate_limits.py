@@ -16,10 +16,12 @@ from tianji import (
     Overloaded,
     Release,
     Tally,
-    estimate_usage,
+    estimate_input,
     hookimpl,
 )
 
+SHORT = 2048
+"""Bytes of a request whose input tokens are not looked at closely."""
 NEVER = float("inf")
 
 
@@ -87,7 +89,7 @@ class RateLimits(Filter):
             )  # fmt: skip
         if deployment.rpm is not None:
             self.tally.add(f"requests:{deployment.id}", 1)
-        if deployment.tpm is None or not (tokens := self._tokens(call)):
+        if deployment.tpm is None or not (tokens := _tokens(call)):
             return None
         under_way, key = self.under_way, deployment.id
         under_way[key] = under_way.get(key, 0) + tokens
@@ -114,21 +116,20 @@ class RateLimits(Filter):
             wait = self.tally.frees(f"requests:{key}", over) if rpm else NEVER
             found.append(Full(rpm, "requests", wait))
         if tpm is not None:
-            tokens, used = self._tokens(call), self.tally.sum(f"tokens:{key}")
+            tokens, used = _tokens(call), self.tally.sum(f"tokens:{key}")
             if tokens > tpm or not tpm:
                 found.append(Full(tpm, "tokens", NEVER))
             elif (over := used + self.under_way.get(key, 0) + tokens - tpm) > 0 or used >= tpm:
                 # Nobody knows when what is under way ends, so there is no room before what has ended leaves.
                 wait = self.tally.frees(f"tokens:{key}", min(max(over, 1), used))
                 found.append(Full(tpm, "tokens", max(wait, 1.0)))
-        return max(found, key=lambda one: one.wait, default=None)
+        return max(found, key=lambda one: one.wait) if found else None
 
-    def _tokens(self, call: Call) -> int:
-        """Input tokens of the call, estimated from its size, once."""
-        tokens: int | None = call.state.get(self.instance)
-        if tokens is None:
-            tokens = call.state[self.instance] = estimate_usage(call, None).input_tokens
-        return tokens
+
+def _tokens(call: Call) -> int:
+    """Input tokens of the call, estimated: of a short one by its size, as telling its texts apart would cost more."""
+    raw = call.raw
+    return len(raw) // 4 + 1 if raw is not None and len(raw) <= SHORT else estimate_input(call)
 
 
 def _seconds(wait: float) -> float | None:

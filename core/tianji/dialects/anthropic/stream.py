@@ -200,10 +200,9 @@ _FRAME = re.compile(rb"\r?\n\r?\n|\r\r")
 class MessagesMonitor:
     """Watches a Messages stream that goes to the client as it came; not one byte is changed."""
 
-    __slots__ = ("_first", "_usage", "call", "delivered", "finished", "model", "usage")
+    __slots__ = ("_first", "_usage", "delivered", "finished", "model", "usage")
 
     def __init__(self, call: Call) -> None:
-        self.call = call
         self.usage: Usage | None = None
         """The input is known from `message_start`, the output only from the closing `message_delta`."""
         self.model: str | None = None
