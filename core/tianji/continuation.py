@@ -233,7 +233,10 @@ class Continued:
             fresh = chunk.with_events(events)
             return fresh if events or fresh.raw else None
         try:
-            join.note(chunk.events)
+            if chunk.piece is not None:
+                join.add(chunk.piece)
+            else:
+                join.note(chunk.events)
         except ProtocolError:
             join.pure = False  # a client may make more of it than we do
         if not join.pure:

@@ -13,7 +13,7 @@ from typing import Any
 from tianji.accounting import usage_sum
 from tianji.dialects.anthropic.wire import as_dict, as_dicts, merge_usage, usage_from_anthropic, usage_to_anthropic
 from tianji.dialects.usage import from_openai, to_openai
-from tianji.model import Call, Op, Usage
+from tianji.model import Call, Op, Usage, decode_json
 
 Json = dict[str, Any]
 
@@ -116,6 +116,13 @@ class Join:
     def note(self, events: list[Json]) -> None:
         """Take in what goes to the client."""
         raise NotImplementedError
+
+    def add(self, piece: bytes) -> None:
+        """Take in a plain delta's text, as it stands between the quotes of its JSON."""
+        try:
+            self._add(decode_json(b'"%b"' % piece))
+        except ValueError:
+            self.pure = False  # a client may make more of it than we do
 
     def rewrite(self, events: list[Json]) -> list[Json]:
         """Events of another answer, as events of this one, and taken in as such. Those given are not changed."""

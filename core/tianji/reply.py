@@ -22,7 +22,7 @@ class Chunk:
     chunk that nobody looks at is never decoded. `named` dialects (Anthropic's) carry an `event:` line per event.
     """
 
-    __slots__ = ("_events", "_raw", "named")
+    __slots__ = ("_events", "_raw", "named", "piece")
 
     def __init__(
         self, raw: bytes | None = None, events: list[dict[str, Any]] | None = None, *, named: bool = False
@@ -30,6 +30,8 @@ class Chunk:
         self._raw = raw
         self._events = events
         self.named = named
+        self.piece: bytes | None = None
+        """The text of a chunk that is known to be one plain delta, as it stands between the quotes of its JSON."""
 
     @property
     def raw(self) -> bytes:

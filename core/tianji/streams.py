@@ -188,7 +188,11 @@ class Forwarded(UpstreamStream):
         raw = meter.feed(whole)
         if getattr(meter, "done", False):
             raw += self._done(raw)
-        return Chunk(raw, named=self.named) if raw else None
+        if not raw:
+            return None
+        chunk = Chunk(raw, named=self.named)
+        chunk.piece = getattr(meter, "piece", None)
+        return chunk
 
     def _done(self, before: bytes) -> bytes:
         """The upstream said that it is done, whatever its connection does: the closing events."""
@@ -288,7 +292,7 @@ class Translated(UpstreamStream):
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of the translators: they know the call, which knows this stream, and only the collector could free them."""
+        """Let go of the translators: they know the call and the call this stream, which only the collector could end."""
         self._out = None
         try:
             self._decoder.close()

@@ -78,7 +78,7 @@ class ChatMonitor:
 
     __slots__ = (
         "_closing", "_complete", "_every", "_failed", "_first", "_last", "_new", "_old", "_seen", "_template", "_wants",
-        "delivered", "done", "finished", "group", "kind", "model", "usage",
+        "delivered", "done", "finished", "group", "kind", "model", "piece", "usage",
     )  # fmt: skip
 
     def __init__(self, call: Call, kind: str = "chat.completion.chunk") -> None:
@@ -102,6 +102,8 @@ class ChatMonitor:
         self._old = b""
         self._new = b'"model":' + encode_json(call.model)
         self._template: Template | None = None
+        self.piece: bytes | None = None
+        """The text of what was fed last, where that was one plain delta and was not examined."""
 
     def feed(self, raw: bytes) -> bytes:
         if self._failed is not None:
@@ -110,7 +112,9 @@ class ChatMonitor:
             said = self._template.said(raw)
             if said is not None:
                 self.delivered += 1
+                self.piece = self._template.piece
                 return said
+            self.piece = None
         if self._first:
             self._check_first(raw)
         if self.model is None:

@@ -16,9 +16,11 @@ _PADDING = b'"obfuscation":"'
 class Template:
     """The constant parts of an examined frame, and what is sent in their place."""
 
-    __slots__ = ("_after", "_before", "_end", "_said_after", "_said_before")
+    __slots__ = ("_after", "_before", "_end", "_said_after", "_said_before", "piece")
 
     def __init__(self, before: bytes, after: bytes, end: bytes, said_before: bytes, said_after: bytes) -> None:
+        self.piece = b""
+        """The text of the last frame that was of this form."""
         self._before = before
         self._after = after
         self._end = end
@@ -38,6 +40,7 @@ class Template:
             return None
         if rest and not (self._end and rest[: -len(self._end)].isalnum()):
             return None
+        self.piece = text
         return b"%b%b%b%b" % (self._said_before, text, self._said_after, rest)
 
 
