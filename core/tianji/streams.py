@@ -292,7 +292,7 @@ class Translated(UpstreamStream):
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of the translators: they know the call and the call this stream, which only the collector could end."""
+        """Let go of the translators: they know the call, and it this stream; only the collector could free them."""
         self._out = None
         try:
             self._decoder.close()
