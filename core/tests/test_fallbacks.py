@@ -42,6 +42,7 @@ from tianji.errors import (
     Unavailable,
     UnknownModel,
 )
+from tianji.health import IN_A_ROW
 from tianji.hookspecs import hookimpl
 from tianji.ledger import MemoryLedger
 from tianji.model import Call, Deployment, Entry, Principal, Reply
@@ -339,6 +340,23 @@ async def test_a_fallback_hook_goes_before_the_configuration() -> None:
     assert provider.asked == ["a", "d", "b"]
     assert text_of(got.replied) == "b"
     assert plugin.seen == [("Unavailable", 1), ("Unavailable", 2)]
+
+
+async def test_a_fallback_hook_that_offers_what_is_out_of_order_is_asked_once() -> None:
+    """Where retries are used up it would offer the same for ever, and the event loop would do nothing else."""
+    plugin: type[Offers] = type("Offers", (Offers,), {"seen": []})
+    provider = by_model(a=down)
+    settings = config(*groups("a", "b", "d"), router_settings={"fallbacks": [{"a": ["b"]}], **ONCE})
+    gateway = assembled(settings, provider, plugin)
+    health, (out,) = gateway.sealed.health, gateway.sealed.router.groups["d"].deployments
+    for _ in range(IN_A_ROW):
+        health.failed(out, down(), 1)
+    gateway._budget.tokens = 0.0
+    got = await ask(gateway, asking("a"))
+    assert provider.asked == ["a", "b"]
+    assert text_of(got.replied) == "b"
+    assert plugin.seen == [("Unavailable", 1)]
+    await gateway.stop()
 
 
 class TestSlots:

@@ -376,3 +376,49 @@ def _catalogue() -> Catalogue:
     catalogue = Catalogue([])
     add(catalogue, Scripted)
     return catalogue
+
+
+class Looping(Strategy):
+    name = "looping"
+
+    class Settings(PluginSettings, frozen=True):
+        broken: bool = False
+
+    settings: Settings
+
+    @hookimpl
+    async def startup(self) -> None:
+        self.gateway.every(3600.0, self.tick, name="tick")
+        if self.settings.broken:
+            raise OSError("no")
+
+    async def tick(self) -> None: ...
+
+    async def rank(self, call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+        return candidates
+
+
+async def test_what_a_plugin_repeats_ends_with_it() -> None:
+    """Else every change of the strategy leaves a task behind, and the plugin with it."""
+
+    async def loops() -> int:
+        while gateway._retiring:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        return sum(task.get_name() == "tick" for task in gateway._jobs)
+
+    gateway = assembled(config(), Looping)
+    await gateway.start()
+    used = config(router_settings={"routing_strategy": "looping"})
+    for _ in range(3):
+        await gateway.reload(used)
+        assert await loops() == 1
+        await gateway.reload(used)  # carried over
+        assert await loops() == 1
+        await gateway.reload(config())
+        assert await loops() == 0
+    args = {"routing_strategy": "looping", "routing_strategy_args": {"broken": True}}
+    with pytest.raises(OSError, match="no"):
+        await gateway.reload(config(router_settings=args))
+    assert await loops() == 0
+    await gateway.stop()

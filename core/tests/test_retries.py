@@ -188,3 +188,8 @@ class TestPause:
     def test_it_grows_up_to_eight_seconds(self) -> None:
         for made in range(1, 40):
             assert rules().wait(make_deployment(), 0.0, made) <= min(8.0, 0.5 * 2 ** (made - 1))
+
+
+def test_the_pause_after_very_many_attempts_is_a_number() -> None:
+    """A group of a thousand deployments that are all full is gone through before there is a pause."""
+    assert 0.0 <= rules().wait(make_deployment(), 0.0, 5000) <= 8.0

@@ -34,15 +34,15 @@ class Shared:
         self.clock = FakeClock(1_700_000_000.0)
 
     async def make(self) -> Any:
-        return self.kind(SQLiteStore(self.path, clock=self.clock))
+        return self.kind(SQLiteStore(self.path, clock=self.clock, patience=30))
 
     async def another(self, first: Any) -> Any:
-        return self.kind(SQLiteStore(self.path, clock=self.clock))
+        return self.kind(SQLiteStore(self.path, clock=self.clock, patience=30))
 
     def elsewhere(self, first: Any) -> str:
         return (
             "from tianji.sqlite import SQLiteCounters, SQLiteStore\n"
-            f"store = SQLiteCounters(SQLiteStore({str(self.path)!r}, clock=lambda: {self.clock.now}))"
+            f"store = SQLiteCounters(SQLiteStore({str(self.path)!r}, clock=lambda: {self.clock.now}, patience=30))"
         )
 
     async def wait(self, seconds: float) -> None:

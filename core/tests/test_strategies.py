@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from kernel import Collector, answer, ask, assembled, config, deployment, scripted, text_of
+from kernel import Collector, answer, ask, asking, assembled, config, deployment, failing, scripted, text_of
 
-from tianji.errors import NoDeployment, Throttled
+from tianji.errors import NoDeployment, Overloaded, Throttled, UpstreamNotFound
 from tianji.gateway import Gateway
 from tianji.model import Attempt, Call, Deployment, Reply
 from tianji.plugin import Strategy
@@ -91,3 +91,31 @@ class TestWhatIsToldOfAttempts:
             {"x-ratelimit-remaining-tokens": "0"},
             {"anthropic-ratelimit-unified-status": "allowed", "x-ratelimit-remaining-tokens": "5"},
         ]
+
+
+class TestProbes:
+    async def test_a_probe_of_a_call_that_its_strategy_refuses_is_the_next_calls(self) -> None:
+        class Queue(Picky):
+            async def rank(self, call: Call, candidates: Sequence[Deployment]) -> Sequence[Deployment]:
+                raise Overloaded("The queue is full.")
+
+        made = gateway({"model": "a"}, {"model": "b"}, {"model": "c"}, cls=Queue)
+        health, one = made.sealed.health, made.sealed.router.deployments[0]
+        health.failed(one, Throttled("slow"), 3)
+        health.states[one.id].until = health.clock()
+        got = await asked(made)
+        assert isinstance(got.failure, Overloaded)
+        assert health.name(one) == "ejected", "it was not asked"
+        assert health.split(made.sealed.router.deployments).probe is one
+
+    async def test_a_probe_that_asks_for_a_model_that_is_not_there(self) -> None:
+        """The caller's mistake says nothing about the provider: the next call finds out."""
+        entries = [deployment("any/*", model) for model in ("*", "x/*")]
+        made = assembled(config(*entries), failing(*[UpstreamNotFound("no such model")] * 9))
+        health, one = made.sealed.health, made.sealed.router.deployments[0]
+        health.failed(one, Throttled("slow"), 2)
+        health.states[one.id].until = health.clock()
+        got = await ask(made, asking("any/nonsense", options={"num_retries": 0}))
+        assert isinstance(got.failure, UpstreamNotFound)
+        assert health.name(one) == "ejected"
+        await made.stop()

@@ -107,6 +107,7 @@ class Asking:
         if isinstance(failure, Timeout) and not call.options.keys().isdisjoint(_CLOCKS):
             return
         if isinstance(failure, UpstreamNotFound) and "*" in deployment.group:
+            self.health.unclaim(deployment)  # it has answered, and that says nothing of its other models
             return
         self.health.failed(deployment, failure, group_size)
 

@@ -130,12 +130,15 @@ class Attempts(Asking):
         if not walk.failure.falls_back or call.options.get("disable_fallbacks"):
             return None
         targets = walk.targets = self._usable(walk)
+        plugins = True
         while walk.failure.falls_back and call.fallbacks < self.settings.max_fallbacks and not late(call):
-            ranked = await self.offered(call, walk.failure, walk.tried, targets)
+            left = len(targets)
+            ranked = await self.offered(call, walk.failure, walk.tried, targets, plugins=plugins)
             if not ranked:
                 return None
             if self._in_doubt(ranked[0]) and not self.budget.spend():
                 logger.info("fallback %r of %r is out of order, and retries are used up", ranked[0].group, call.model)
+                plugins = plugins and len(targets) < left  # a hook would offer the same again, without end
                 continue
             call.fallbacks += 1
             walk.enter(ranked)
@@ -145,14 +148,14 @@ class Attempts(Asking):
         return None
 
     async def offered(
-        self, call: Call, failure: Failure, tried: Sequence[Deployment], targets: list[str]
+        self, call: Call, failure: Failure, tried: Sequence[Deployment], targets: list[str], *, plugins: bool = True
     ) -> Sequence[Deployment] | None:
         """Other deployments: from the first `fallback` hook that offers some, else the next configured group.
 
         The targets that were looked at are taken out of the list. Hooks are not asked about a failure that is only
-        imagined.
+        imagined, nor without `plugins`.
         """
-        for step in () if call.dry else self.hooks.fallback:
+        for step in () if call.dry or not plugins else self.hooks.fallback:
             offered: Sequence[Deployment] | None = await step.fn(call, failure, tried)
             if offered and (offered := await self.selection.permitted(call, offered)):
                 if call.plan is not None:

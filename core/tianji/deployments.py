@@ -24,6 +24,9 @@ from tianji.pricing import Price, PriceBook, bound, custom
 from tianji.registry import Hooks
 from tianji.router import Router
 
+LONGEST = 36_500 * 86_400.0
+"""Seconds of a budget's period at most: a hundred years."""
+
 
 class Builder:
     """Builds the deployments of one configuration."""
@@ -234,8 +237,12 @@ def _budget(spec: DeploymentSpec) -> dict[str, Any]:
             amount = float(dollars)
     if not 0 <= amount < 1e9:
         raise ConfigError("expected dollars: a number, 0 or more", path=f"{where}.max_budget")
-    if period is not None and not (parse_seconds(str(period)) or 0) > 0:
-        raise ConfigError("not a duration", path=f"{where}.budget_duration", mend='Write "24h", "7d" or "1mo"')
+    if period is not None and not 1.0 <= (parse_seconds(str(period)) or 0) <= LONGEST:
+        raise ConfigError(
+            "not a duration from a second to a hundred years",
+            path=f"{where}.budget_duration",
+            mend='Write "24h", "7d" or "1mo"',
+        )
     return {"max_budget": amount, "budget_duration": None if period is None else str(period).strip().lower()}
 
 

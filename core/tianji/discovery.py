@@ -70,15 +70,15 @@ def scan(path: Sequence[str] | None = None) -> tuple[Found, ...]:
         text = dist.read_text("entry_points.txt") or ""
         if "[tianji." not in text:
             continue
-        family = ""
+        family, name = "", dist.name  # read once: it parses the distribution's metadata
         for line in text.splitlines():
             if line.startswith("["):
                 family = line.strip("[] \t").removeprefix("tianji.") if line.startswith("[tianji.") else ""
             elif family in FAMILIES and (match := _ENTRY.match(line)):
                 # The first on the path wins for one and the same distribution, as it does for `import`.
                 found.setdefault(
-                    (family, match[1], normal(dist.name)),
-                    Found(family, match[1], f"{match[2]}:{match[3]}", dist.name, dist),
+                    (family, match[1], normal(name)),
+                    Found(family, match[1], f"{match[2]}:{match[3]}", name, dist),
                 )
     return tuple(sorted(found.values(), key=lambda one: (one.family, one.name, one.dist)))
 

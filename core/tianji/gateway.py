@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +36,7 @@ from tianji.pipeline import Pipeline
 from tianji.plan import only_for_real
 from tianji.plugin import Guardrail, Plugin
 from tianji.pricing import PriceBook
-from tianji.registry import Hooks, Registry
+from tianji.registry import Hooks, Registry, Step
 from tianji.retries import RetryBudget
 from tianji.router import Router
 from tianji.selection import Selection
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tianji.gateway")
 
 T = TypeVar("T")
+
+_loops: ContextVar[list[asyncio.Task[None]] | None] = ContextVar("loops", default=None)
+"""Where the loops of the plugin whose `startup` is running are kept."""
 
 
 class Sealed(msgspec.Struct, frozen=True):
@@ -86,6 +89,8 @@ class Gateway:
         self._kept: dict[tuple[str, str], Plugin] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._retiring: set[asyncio.Task[None]] = set()
+        self._loops: dict[Plugin, list[asyncio.Task[None]]] = {}
+        """What plugins began with `every` when they were opened: it ends with them."""
         self._http: httpx.AsyncClient | None = None
         self._budget = RetryBudget()
         self._assembling: Assembly | None = None
@@ -182,7 +187,10 @@ class Gateway:
         return task
 
     def every(self, seconds: float, fn: Callable[[], Awaitable[None]], *, name: str) -> None:
-        """Run `fn` every so often until the gateway stops. A failure is logged and does not end the loop."""
+        """Run `fn` every so often until the gateway stops, or the plugin goes whose `startup` asked for it.
+
+        A failure is logged and does not end the loop.
+        """
 
         async def loop() -> None:
             while True:
@@ -192,14 +200,16 @@ class Gateway:
                 except Exception:
                     logger.exception("%s failed", name)
 
-        self.spawn(loop(), name=name)
+        task = self.spawn(loop(), name=name)
+        if (loops := _loops.get()) is not None:
+            loops.append(task)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open everything, in order. Raises what the first failing `startup` raised."""
         for step in self.sealed.hooks.startup:
-            await step.fn(self)
+            await self._startup(self.sealed, step)
         await self.overrides.start()
         self._sharing.attach()
         self._checks.start()
@@ -258,12 +268,13 @@ class Gateway:
         try:
             for step in new.hooks.startup:
                 if step.label in fresh:
-                    await step.fn(self)
+                    await self._startup(new, step)
                     opened.add(step.label)
         except BaseException:
             for step in new.hooks.shutdown:
                 if step.label in opened:
                     await self._shut(step.label, step.fn)
+            self._end_loops(p for p in new.registry.plugins if f"{p.family}:{p.instance}" in fresh)
             raise
         finally:
             opening.reset(token)
@@ -278,6 +289,20 @@ class Gateway:
         for step in old.hooks.shutdown:
             if step.label in gone:
                 await self._shut(step.label, step.fn)
+        self._end_loops(p for p in old.registry.plugins if id(p) not in alive)
+
+    async def _startup(self, sealed: Sealed, step: Step) -> None:
+        plugin = next(p for p in sealed.registry.plugins if f"{p.family}:{p.instance}" == step.label)
+        token = _loops.set(self._loops.setdefault(plugin, []))
+        try:
+            await step.fn(self)
+        finally:
+            _loops.reset(token)
+
+    def _end_loops(self, plugins: Iterable[Plugin]) -> None:
+        for plugin in plugins:
+            for task in self._loops.pop(plugin, ()):
+                task.cancel()
 
     async def _shut(self, label: str, fn: Callable[..., Awaitable[Any]]) -> None:
         try:

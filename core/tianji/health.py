@@ -115,6 +115,12 @@ class Health:
             out.sort(key=lambda one: _place(aside[one.id]))
         return Split(probe, ready, out)
 
+    def unclaim(self, deployment: Deployment) -> None:
+        """The call that `split` gave a probe to was refused before it could make it: the next call is the probe."""
+        state = self.aside.get(deployment.id)
+        if state is not None:
+            self._release(deployment.id, state)
+
     def _due(self, ready: Sequence[Deployment], out: Sequence[Deployment], now: float) -> Deployment | None:
         """The one to probe: it has waited longest. A lower tier is not asked while a higher one is well."""
         tier = min((one.order for one in ready), default=None)

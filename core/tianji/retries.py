@@ -145,4 +145,4 @@ class Rules:
         group = self.settings.model_group_retry_policy.get(deployment.group)
         if group and isinstance(seconds := group.get("retry_after"), (int, float)):
             floor = float(seconds)
-        return max(floor, random.uniform(0.0, min(8.0, 0.5 * 2.0 ** (made - 1))))
+        return max(floor, random.uniform(0.0, min(8.0, 0.5 * 2.0 ** min(made - 1, 10))))

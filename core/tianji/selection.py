@@ -187,6 +187,10 @@ class Selection:
                 ranked += call.dice.shuffled(tier) if ranked else await self._first(call, group, tier, route)
             except NoDeployment as failure:
                 refused = failure
+            except BaseException:
+                if split.probe is not None and not call.dry:
+                    self.health.unclaim(split.probe)
+                raise
         if split.probe is not None:
             ranked.insert(0, split.probe)
         ranked += split.spare

@@ -186,4 +186,4 @@ class GatewayAPI(Protocol):
         """Run a background job that ends with the gateway; an exception is logged."""
 
     def every(self, seconds: float, fn: Callable[[], Awaitable[None]], *, name: str) -> None:
-        """Run `fn` every so often until the gateway stops."""
+        """Run `fn` every so often until the gateway stops, or the plugin goes whose `startup` asked for it."""

@@ -72,9 +72,11 @@ class SQLiteStore:
 
     def __init__(
         self, path: str | Path, *, clock: Callable[[], float] = time.time, entries: int = ENTRIES,
-        max_bytes: int = BYTES,
+        max_bytes: int = BYTES, patience: float = LOCKED,
     ) -> None:  # fmt: skip
         self.path = Path(path)
+        self.patience = patience
+        """Seconds that a call waits for another process's lock."""
         self.max_bytes = max_bytes
         self.failures = 0
         """Calls that the file could not answer."""
@@ -153,7 +155,7 @@ class SQLiteStore:
             raise
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=LOCKED, isolation_level=None)
+        db = sqlite3.connect(self.path, timeout=self.patience, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")

@@ -157,6 +157,8 @@ def test_a_deployments_budget(params: dict[str, Any], fields: tuple[float | None
         ({"max_budget": True}, "max_budget"), ({"max_budget": "nan"}, "max_budget"),
         ({"max_budget": 1, "budget_duration": "soon"}, "budget_duration"),
         ({"max_budget": 1, "budget_duration": "0s"}, "budget_duration"),
+        ({"max_budget": 1, "budget_duration": "500ms"}, "budget_duration"),
+        ({"max_budget": 1, "budget_duration": "9999999mo"}, "budget_duration"),
     ],
 )  # fmt: skip
 def test_a_budget_that_is_none_stops_the_start(params: dict[str, Any], field: str) -> None:

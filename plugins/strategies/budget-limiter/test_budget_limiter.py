@@ -247,3 +247,10 @@ class TestBudgetLimiter(FilterSuite):
             assert release is not None
             release()
         assert list(plugin.accounts) == ["provider:openai", "deployment:d7", "deployment:d8"]
+
+
+@pytest.mark.parametrize("text", ["500ms", "9999999mo", "inf", "nan", "1e300"])
+def test_a_period_that_is_no_stretch_of_time(text: str) -> None:
+    """A budget over it would never be used up: it must not be taken."""
+    with pytest.raises(ValueError, match="not a period"):
+        Period(text)

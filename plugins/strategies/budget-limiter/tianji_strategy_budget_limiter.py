@@ -36,6 +36,8 @@ PAUSE = 1.0
 DAY = 86400.0
 FOREVER = 3650 * DAY
 """What a budget without a period counts over, as a counter has to end some day."""
+LONGEST = 40_000 * DAY
+"""Of a period: a hundred years, whatever the length of their months."""
 MOST = 10_000
 """Accounts that are kept. Ids of deployments change with the configuration."""
 NANO = 1_000_000_000
@@ -74,8 +76,8 @@ class Period:
             self.seconds = self.months * 31 * DAY
         elif text is not None:
             self.seconds = sum(float(number) * _UNITS[unit] for number, unit in parts) or _seconds(text)
-            if self.seconds < 1.0:
-                raise ValueError(f"{text!r} is not a period of a second or more")
+        if text is not None and not 1.0 <= self.seconds <= LONGEST:
+            raise ValueError(f"{text!r} is not a period from a second to a hundred years")
 
     def at(self, now: float) -> tuple[float, float]:
         """Beginning and end of the period that a moment is in, in seconds since the epoch."""
