@@ -66,6 +66,7 @@ CHANGEABLE: Mapping[str, tuple[str, str]] = {
 }
 """The keys of `router_settings` that may be changed at run time: type and meaning."""
 _AT = re.compile(r"router_settings\.(\w+)")
+_SECTION = re.compile(r".*?\b(?:router_settings|tianji_settings)\.", re.DOTALL)
 _ARGS = "routing_strategy_args"
 _TABLES = frozenset({"fallbacks", "context_window_fallbacks", "content_policy_fallbacks"})
 
@@ -247,7 +248,7 @@ def check(patch: Mapping[str, Any]) -> None:
 
 def refused(error: ConfigError) -> BadRequest:
     """A configuration error as the answer to a request: `param` is the key without its section."""
-    param = error.path.removeprefix(": ").removeprefix("router_settings.").removeprefix("tianji_settings.")
+    param = _SECTION.sub("", error.path, count=1).removeprefix(": ")  # a path may begin with the file and the line
     mend = f" {error.mend.rstrip('.')}{'' if error.mend.endswith('?') else '.'}" if error.mend else ""
     return BadRequest(f"{error.message.rstrip('.')}.{mend}", param=param or None, code="invalid_value")
 

@@ -180,6 +180,32 @@ def test_a_running_gateway_is_asked(
     assert json.loads(body) == HELLO
 
 
+def test_a_key_that_no_header_carries_is_not_shown(tianji: Any, request_file: str, peer: Peer) -> None:
+    for key in ("sk-secret\r", "sk-secret\nx", "sk-secret-\N{GRINNING FACE}"):
+        result = tianji("explain", request_file, "--url", peer.url, "--key", key)
+        assert (result.status, result.out) == (2, "")
+        assert "characters that a header cannot carry" in result.err
+        assert "sk-secret" not in result.err
+    assert peer.seen == []
+
+
+@pytest.mark.parametrize("url", ["http://me:sk-secret@127.0.0.1:1", "ftp://me:sk-secret@host"])
+def test_credentials_in_an_address_are_refused_and_not_shown(tianji: Any, request_file: str, url: str) -> None:
+    result = tianji("explain", request_file, "--url", url, "--key", "k")
+    assert result.status == 2
+    assert "--url is no address of a gateway" in result.err
+    assert "sk-secret" not in result.err
+
+
+def test_a_name_does_not_speak_to_the_terminal(site: Site, tianji: Any, config: Any) -> None:
+    site.everything()
+    Path("r.json").write_text(json.dumps({**HELLO, "model": "\x1b[31mred\r\x9b"}))
+    result = tianji("explain", "r.json", "-c", config())
+    assert result.status == 1
+    assert "\N{REPLACEMENT CHARACTER}[31mred" in result.out
+    assert not {"\x1b", "\r", "\x9b"} & set(result.out)
+
+
 def test_its_refusal_is_status_1(tianji: Any, request_file: str, peer: Peer) -> None:
     peer.status, peer.body = 401, json.dumps({"error": {"message": "Who are you?", "code": "x"}}).encode()
     result = tianji("explain", request_file, "--url", peer.url, "--key", "k")

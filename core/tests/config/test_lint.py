@@ -22,6 +22,13 @@ def findings(more: dict[str, Any], environ: dict[str, str] | None = None) -> lis
     return lint(from_dict({**BASE, **more}, environ=environ or {}), installed=INSTALLED)
 
 
+def test_the_server_of_the_redis_extension_has_an_effect_where_that_is_installed() -> None:
+    more = {"general_settings": {"master_key": "sk-long-enough"}, "router_settings": {"redis_host": "127.0.0.1"}}
+    (remark,) = findings(more)
+    assert (remark.path, remark.message) == ("router_settings.redis_host", "accepted, and has no effect yet")
+    assert lint(from_dict({**BASE, **more}, environ={}), installed=INSTALLED | {"extensions": {"redis"}}) == []
+
+
 def test_a_clean_file_has_no_findings() -> None:
     assert findings({"general_settings": {"master_key": "sk-long-enough"}}) == []
 

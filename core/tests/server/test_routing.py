@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
 import pytest
 from support import ANSWER, DONE, chunk
 
-from tianji.config import from_dict
+from tianji.config import from_dict, load
+from tianji.errors import ConfigError
 from tianji.hookspecs import hookimpl
 from tianji.model import Ingress, Principal
-from tianji.overrides import CHANGEABLE, KEY, MASK, Stored
+from tianji.overrides import CHANGEABLE, KEY, MASK, Stored, merged
+from tianji.overrides import refused as refusal
 from tianji.plugin import Extension
 from tianji.services import KV, Assembly
 from tianji.testing import Upstream, make_principal
@@ -468,3 +471,18 @@ class TestFallback:
         assert sorted(map(str, (await values(gw))["fallbacks"])) == sorted(
             str({body["model"]: body["fallback_models"]}) for body in bodies
         )
+
+
+async def test_a_refusal_does_not_tell_where_the_file_is(up: Upstream, tmp_path: Path) -> None:
+    """The key that a change names is in the file as well, and errors of the file say file and line."""
+    file = tmp_path / "c.yaml"
+    tree = config(up) | {"general_settings": {"master_key": MASTER}}
+    tree["router_settings"] = {"fallbacks": [{"a": ["b"]}]}
+    file.write_text(json.dumps(tree, indent=1))
+    base = load(file)
+    with pytest.raises(ConfigError) as caught:
+        merged(base, {"fallbacks": [{"a": ["nope"]}]})
+    assert str(file) in caught.value.path
+    answer = refusal(caught.value)
+    assert answer.param == "fallbacks.a"
+    assert str(tmp_path) not in answer.message

@@ -15,6 +15,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ from tianji.errors import ConfigError, Failure
 if TYPE_CHECKING:
     from tianji.gateway import Gateway
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TIMEOUT = 30.0
 LONGEST = 64 * 1024 * 1024
 """Bytes of a request, and of an answer."""
@@ -76,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(document)
     else:
-        show_document(document)
+        show_document(_printable(document))
     return 1 if document["refused"] else 0
 
 
@@ -134,11 +136,14 @@ def _ask(arguments: argparse.Namespace, body: bytes) -> dict[str, Any]:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = None
-    if not host or parts.scheme not in ("http", "https"):
-        raise wrong_use(f"{arguments.url!r} is no address", "Write it like http://127.0.0.1:4000")
+    if not host or parts.scheme not in ("http", "https") or "@" in parts.netloc:
+        # It is not repeated: there may be a password in it.
+        raise wrong_use("--url is no address of a gateway", "Write it like http://127.0.0.1:4000")
     key = arguments.key or os.environ.get("TIANJI_MASTER_KEY") or os.environ.get("LITELLM_MASTER_KEY")
     if not key:
         raise wrong_use("as whom?", "Give --key, or set TIANJI_MASTER_KEY")
+    if not (key.isascii() and key.isprintable()):  # http.client would refuse it, and show it
+        raise wrong_use("the key has characters that a header cannot carry", "Is there a line end in it?")
     query = {"dialect": arguments.dialect}
     if arguments.seed is not None:
         query["seed"] = arguments.seed
@@ -169,6 +174,15 @@ def _understood(url: str, status: int, raw: bytes) -> dict[str, Any]:
         if 400 <= status < 500 and isinstance(data.get("error"), dict) and status != 404:
             return {"refused": {"by": "kernel", "status": status, **data["error"]}}
     raise ConfigError(f"{url} answered with status {status}", mend="Is it a Tianji gateway, of this version?")
+
+
+def _printable(value: Any) -> Any:
+    """A document whose texts leave a terminal alone: clients write names, and control characters can be in them."""
+    if isinstance(value, dict):
+        return {_printable(key): _printable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_printable(one) for one in value]
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value) if isinstance(value, str) else value
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

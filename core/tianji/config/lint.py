@@ -87,6 +87,8 @@ def _without_effect(config: Config, installed: Mapping[str, set[str]]) -> Iterat
     filters = wanted(config)
     for name in ("tianji_settings", "router_settings", "general_settings"):
         for key in getattr(config, name).extra:
+            if key.startswith("redis_") and name == "router_settings" and "redis" in installed.get("extension", ()):
+                continue  # that extension's
             if key in SECTIONS[name].accepted and SETTINGS.get(key) not in filters:
                 yield Finding("info", _at(config, f"{name}.{key}"), "accepted, and has no effect yet")
     yield from unenforced(config)

@@ -62,7 +62,7 @@ async def list_models(request: Request[Any, Any, State]) -> dict[str, Any]:
 async def get_model(request: Request[Any, Any, State], model_id: FromPath[str]) -> dict[str, Any]:
     sealed, principal = await authenticate(request)
     name = model_id.strip("/")
-    group = sealed.router.find(name)  # raises UnknownModel, with the near matches
+    group = sealed.router.find(name, principal)  # raises UnknownModel, with the near matches that the caller may use
     sealed.router.allowed(group, principal, name)
     return _model(sealed, name)
 

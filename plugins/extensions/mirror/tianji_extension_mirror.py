@@ -12,11 +12,13 @@ from typing import Annotated, Any
 
 import msgspec
 
-from tianji import Call, Extension, Failure, Op, PluginSettings, Principal, hookimpl
+from tianji import Call, Extension, Failure, Op, PluginSettings, Principal, Reply, hookimpl
 
 PAYS = Principal(key_id="mirror", role="proxy_admin", models=("*",), alias="mirror")
 """Whoever asked for the copy is the operator; a client's budget and limits have no part in it."""
 COPIED = frozenset({Op.CHAT, Op.COMPLETIONS, Op.EMBEDDINGS})
+REGION = "allowed_model_region"
+"""What a request, or the metadata of its key, must not leave. It is about the data, so it binds a copy as well."""
 
 Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 
@@ -59,20 +61,28 @@ class Mirror(Extension):
         self.active = bool(self._copies)
 
     @hookimpl
-    async def pre_call(self, call: Call) -> None:
+    async def post_call(self, call: Call, reply: Reply) -> None:
+        # Not before: routing refuses callers, too, and throws the dice that an explanation of the call throws.
         for copy in self._copies.get(call.model, ()):
-            if call.op in COPIED and call.principal is not PAYS and call.dice.random() * 100.0 < copy.percent:
+            if call.op in COPIED and call.principal.key_id != PAYS.key_id and call.dice.random() * 100.0 < copy.percent:
                 self._send(call, copy)
 
     def explain(self, call: Call) -> dict[str, Any]:
-        """Where copies may go; whether this one is copied is left to chance."""
-        return {"copies": [{"to": one.to, "percent": one.percent} for one in self._copies.get(call.model, ())]}
+        """Where copies may go, for administrators; whether this one is copied is left to chance."""
+        copies = self._copies.get(call.model, ())
+        if not call.principal.is_admin:
+            return {"copies": [{"percent": one.percent} for one in copies]}
+        return {"copies": [{"to": one.to, "percent": one.percent} for one in copies]}
 
     def _send(self, call: Call, copy: Copy) -> None:
         if self.in_flight >= self.settings.max_in_flight:
             self.counts["dropped"] += 1
             return
         self.in_flight += 1
+        options = {"timeout": self.settings.timeout, "num_retries": 0, "disable_fallbacks": True,
+                   "metadata": {"mirror_of": call.id}}  # fmt: skip
+        if REGION in call.options:
+            options[REGION] = call.options[REGION]
         # What was read from the request is not changed by anybody, only replaced: the bodies may share their parts.
         twin = Call(
             ingress=call.ingress,
@@ -81,10 +91,14 @@ class Mirror(Extension):
             model=copy.to,
             body=dict(call.body),
             stream=call.stream,
-            principal=PAYS,
-            options={"timeout": self.settings.timeout, "num_retries": 0, "disable_fallbacks": True, "tags": ["mirror"],
-                     "metadata": {"mirror_of": call.id}},
-        )  # fmt: skip
+            principal=_payer(call),
+            options=options,
+        )
+
+        async def tag() -> None:
+            twin.options = {**options, "tags": ["mirror"]}
+
+        twin.defer(tag)  # for the record alone: a tag filter would look for deployments that carry it
         self.gateway.spawn(self._run(twin), name=f"mirror {call.id} to {copy.to}")
 
     async def _run(self, twin: Call) -> None:
@@ -96,3 +110,9 @@ class Mirror(Extension):
             self.counts["failed"] += 1  # its record says how
         finally:
             self.in_flight -= 1
+
+
+def _payer(call: Call) -> Principal:
+    """Who asks for the copy: held to the region of the key whose call is copied, and to nothing else."""
+    bound = call.principal.metadata.get(REGION)
+    return PAYS if bound is None else msgspec.structs.replace(PAYS, metadata={REGION: bound})
